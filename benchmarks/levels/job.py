@@ -1,0 +1,159 @@
+"""The whole job: a picture and a clip in, a video out; decoding, animating and encoding in turn, or overlapped."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.context import Context
+from benchmarks.timing import Sampler, WallSampler
+from benchmarks.work import Candidate, Measurement, Provider, Subject, Unavailable
+from lpkernels.animate.animator import Animator
+from lpkernels.models.live_portrait import LivePortrait
+
+FRAMES = {"cuda": 72, "cpu": 5}
+CHECKED = 3  # frames whose error is measured, before the encoder sees them
+QUEUE = 8
+
+Frames = Iterable[np.ndarray]
+
+
+def measure(context: Context) -> Iterator[list[Measurement]]:
+    """Measure jobs with the animator of each precision; milliseconds are of the whole job, ``frames`` its length."""
+    try:
+        from lpkernels.animate.portrait import write_sample
+        from lpkernels.animate.video import VideoReader  # noqa: F401 - says whether files can be read at all
+    except ImportError as error:
+        raise Unavailable(f"reading and writing video: {error}") from error
+    folder = context.folder or Path.cwd()
+    frames = FRAMES[context.device.type]
+    source, driving = write_sample(folder, frames=frames, size=2 * context.config.image_size)
+    models = {"fp32": context.model}
+    if context.device.type == "cuda":
+        models["fp16"] = twin(context.model, torch.float16)
+
+    def maker(precision: str, overlapped: bool) -> Callable[[], Candidate]:
+        return lambda: job(models[precision], source, driving, folder / "out.mp4", overlapped)
+
+    def first_frames() -> Tensor:
+        return job(context.model, source, driving, folder / "reference.mp4", overlapped=False).call()
+
+    subject = Subject(
+        level="job",
+        name="job",
+        shape=f"{frames} frames {2 * context.config.image_size} -> {context.config.output_size}",
+        inputs=lambda seed: (),
+        reference=first_frames,
+        providers=[
+            Provider(
+                f"animator-{precision}-{'overlapped' if overlapped else 'in-turn'}",
+                "tf32" if precision == "fp32" and context.device.type == "cuda" else precision,
+                make,
+                yardstick=precision == "fp16",  # the animator runs the published networks under autocast
+            )
+            for precision in models
+            for overlapped in (False, True)
+            for make in (maker(precision, overlapped),)
+        ],
+        flops=0,
+        frames=frames,
+    )
+    harness = context.harness_with(warmup=2, patience=0.0, seconds=0.0, min_rounds=3)
+    harness.sampler = _wall
+    yield harness.measure(subject)
+
+
+def _wall(device: torch.device, kernel: bool) -> Sampler:
+    return WallSampler()
+
+
+def twin(model: LivePortrait, dtype: torch.dtype) -> LivePortrait:
+    """The same weights under another compute dtype."""
+    with torch.device("meta"):
+        other = LivePortrait(model.config, dtype=dtype)
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other
+
+
+def job(model: LivePortrait, source: Path, driving: Path, output: Path, overlapped: bool) -> Candidate:
+    """One job as a call without arguments; it returns its first frames as float, to be checked."""
+    spent: dict[str, float] = {}
+
+    def call() -> Tensor:
+        from lpkernels.animate.video import VideoReader, VideoWriter
+
+        spent.clear()
+        checked: list[Tensor] = []
+        size = (model.config.output_size,) * 2
+        with VideoReader(driving) as reader, VideoWriter(output, reader.fps, size, audio_from=driving) as writer:
+            animator = Animator(model, source)
+            frames = _timed(reader, "decode", spent)
+            animated = _timed(animator.run(_ahead(frames) if overlapped else frames), "animate", spent)
+            for frame in _ahead(animated) if overlapped else animated:
+                if len(checked) < CHECKED:
+                    checked.append(torch.from_numpy(frame).float())
+                start = time.perf_counter()
+                writer.write(frame)
+                spent["encode"] = spent.get("encode", 0.0) + time.perf_counter() - start
+        return torch.stack(checked)
+
+    def extras() -> dict[str, Any]:
+        # Asking a stage for its next item includes the stages before it when they run in turn: take those off.
+        stages = dict(spent)
+        if not overlapped:
+            stages["animate"] -= stages["decode"]
+        return {f"{name}_ms": 1e3 * seconds for name, seconds in stages.items()}
+
+    return Candidate(call, extras=extras)
+
+
+def _timed(items: Frames, stage: str, spent: dict[str, float]) -> Iterator[np.ndarray]:
+    """Pass items on, adding up the time spent waiting for each."""
+    iterator = iter(items)
+    while True:
+        start = time.perf_counter()
+        item = next(iterator, None)
+        spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - start
+        if item is None:
+            return
+        yield item
+
+
+def _ahead(items: Frames) -> Iterator[np.ndarray]:
+    """Make items in another thread, at most ``QUEUE`` ahead; an error there is raised here."""
+    waiting: queue.Queue[Any] = queue.Queue(QUEUE)
+    stopped = threading.Event()
+
+    def fill() -> None:
+        try:
+            for item in items:
+                while not stopped.is_set():
+                    try:
+                        waiting.put(item, timeout=0.1)
+                        break
+                    except queue.Full:
+                        continue
+                if stopped.is_set():
+                    return
+            waiting.put(None)
+        except BaseException as error:  # belongs to the consumer, whatever it is
+            waiting.put(error)
+
+    thread = threading.Thread(target=fill, daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()

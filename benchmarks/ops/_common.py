@@ -1,0 +1,104 @@
+"""What op benchmarks share: PyTorch's own providers of a formula, and one provider per lpkernels backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.compiled import compile_watched
+from benchmarks.harness import strict_fp32
+from benchmarks.techniques import Techniques
+from benchmarks.work import Candidate, Provider, Unavailable, dtype_of
+from lpkernels import ops
+
+Function = Callable[..., Any]
+PRECISIONS = ("fp32", "fp16", "bf16")
+PLAIN = ("torch", "ref")  # backends written in PyTorch
+COMPILE_MODE = "max-autotune-no-cudagraphs"  # the harness itself puts kernels into CUDA graphs
+
+
+def torch_providers(function: Function, cast: tuple[int, ...], device: torch.device) -> list[Provider]:
+    """Eager FP32, eager FP16 (the yardstick) and compiled FP16 of ``function``; ``cast`` indexes what is lowered."""
+
+    def eager(precision: str) -> Callable[[], Candidate]:
+        def candidate() -> Candidate:
+            _not_emulated(precision, device)
+            return Candidate(_cast(function, cast, dtype_of(precision)))
+
+        return candidate
+
+    def compiled() -> Candidate:
+        if device.type != "cuda":
+            raise Unavailable("compiled kernels are compared on a CUDA device")
+        call, watch = compile_watched(_lowered(function), COMPILE_MODE)
+        return Candidate(_cast(call, cast, torch.float16), watch.fell_back, watch.extras)
+
+    return [
+        Provider("baseline-fp32", Techniques().works_in(device), eager("fp32")),
+        Provider("baseline-half", "fp16", eager("fp16"), yardstick=True),
+        Provider(f"compile-{COMPILE_MODE}", "fp16", compiled),
+    ]
+
+
+def op_providers(name: str, cast: tuple[int, ...], device: torch.device) -> list[Provider]:
+    """``lpkernels-<backend>-<precision>`` for every backend the op has; FP32 without TF32."""
+    op = ops.registry()[name]
+    public: Function = getattr(ops, name)
+
+    def build(backend: str, precision: str) -> Callable[[], Candidate]:
+        def candidate() -> Candidate:
+            if reason := op.backends[backend].why_not(device.type):
+                raise Unavailable(reason)
+            if backend in PLAIN:
+                _not_emulated(precision, device)
+            return Candidate(_cast(_with_backend(public, backend), cast, dtype_of(precision)))
+
+        return candidate
+
+    return [
+        Provider(f"lpkernels-{backend}-{precision}", precision, build(backend, precision))
+        for backend in op.backends
+        for precision in PRECISIONS
+    ]
+
+
+def _not_emulated(precision: str, device: torch.device) -> None:
+    if device.type != "cuda" and precision != "fp32":
+        raise Unavailable("PyTorch emulates half precision on the CPU: no one would choose it for speed")
+
+
+def _with_backend(function: Function, backend: str) -> Function:
+    def call(*inputs: Tensor) -> Any:
+        with ops.use_backend(backend), strict_fp32():
+            return function(*inputs)
+
+    return call
+
+
+def _lowered(function: Function) -> Function:
+    def call(*inputs: Tensor) -> Any:
+        return function(*inputs)
+
+    return call
+
+
+class _cast:  # noqa: N801 - reads as a function where it is used
+    """Calls ``function`` with some inputs lowered; casts once per input tensor, for producers hand over that dtype."""
+
+    def __init__(self, function: Function, indices: tuple[int, ...], dtype: torch.dtype) -> None:
+        self._function, self._indices, self._dtype = function, indices, dtype
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def _lower(self, tensor: Tensor) -> Tensor:
+        if tensor.dtype == self._dtype:
+            return tensor
+        kept = self._made.get(id(tensor))
+        if kept is None or kept[0] is not tensor:
+            kept = self._made[id(tensor)] = (tensor, tensor.to(self._dtype))
+        return kept[1]
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        return self._function(*(self._lower(t) if i in self._indices else t for i, t in enumerate(inputs)))

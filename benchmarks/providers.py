@@ -1,0 +1,58 @@
+"""The providers of a network: PyTorch's, from the plainest to the fastest, and lpkernels' own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.techniques import Techniques, prepare
+from benchmarks.work import Candidate, Provider, Unavailable
+
+BASELINES: dict[str, Techniques] = {
+    "baseline-fp32": Techniques(),
+    "baseline-amp": Techniques(precision="amp"),
+    "baseline-half": Techniques(precision="half"),
+    "baseline-half-channels-last": Techniques(precision="half", channels_last=True, cudnn_benchmark=True),
+    "graph-amp": Techniques(precision="amp", cudnn_benchmark=True, cuda_graph=True),
+    "graph-half-channels-last": Techniques(precision="half", channels_last=True, cudnn_benchmark=True, cuda_graph=True),
+    "compile-reduce-overhead": Techniques(precision="half", compile="reduce-overhead"),
+    "compile-max-autotune": Techniques(precision="half", compile="max-autotune"),
+}
+YARDSTICKS = (
+    "baseline-amp",
+    "baseline-half",
+    "baseline-half-channels-last",
+)  # PyTorch's own FP16: their error sets the tolerance of all
+
+# A fused network is one entry here; lpkernels.fused.build(network, precision) makes it from the baseline network.
+FUSED: dict[str, str] = {"lpkernels-fp16": "fp16", "lpkernels-bf16": "bf16", "lpkernels-int8": "int8"}
+
+
+def of_network(module: nn.Module, device: torch.device) -> list[Provider]:
+    """Every provider of one network whose FP32 baseline is ``module``."""
+
+    def baseline(techniques: Techniques) -> Callable[[], Candidate]:
+        return lambda: prepare(module, techniques, device)
+
+    def fused(precision: str) -> Callable[[], Candidate]:
+        return lambda: Candidate(build_fused(module, precision))
+
+    return [
+        *(
+            Provider(name, techniques.works_in(device), baseline(techniques), yardstick=name in YARDSTICKS)
+            for name, techniques in BASELINES.items()
+        ),
+        *(Provider(name, precision, fused(precision)) for name, precision in FUSED.items()),
+    ]
+
+
+def build_fused(module: nn.Module, precision: str) -> Any:
+    """lpkernels' fused form of a network. Raises Unavailable while there is none."""
+    if importlib.util.find_spec("lpkernels.fused") is None:
+        raise Unavailable("not built yet: lpkernels.fused")
+    return importlib.import_module("lpkernels.fused").build(module, precision)

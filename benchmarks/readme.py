@@ -1,0 +1,87 @@
+"""README's tables out of the records: what stands between two markers is written here, never by hand.
+
+A block is named ``<results folder>/<table>``, for instance ``nvidia-h200/frame``::
+
+    <!-- bench:begin nvidia-h200/frame -->
+    <!-- bench:end nvidia-h200/frame -->
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import claim, records, sections
+from benchmarks.records import Records, only
+from benchmarks.tables import Table, against
+from lpkernels.errors import InputError
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+_BLOCK = re.compile(r"<!-- bench:begin (?P<name>\S+) -->\n(?P<text>.*?)<!-- bench:end (?P=name) -->", re.DOTALL)
+_MARKER = re.compile(r"<!-- bench:(?:begin|end) \S+ -->")
+BASELINE = "baseline-amp"
+
+
+def _frame(kept: Records) -> Table:
+    return against([one for one in kept.level("frame") if one.batch == 1 and one.status != "skipped"], BASELINE)
+
+
+def _networks(kept: Records) -> Table:
+    return against([one for one in kept.level("networks") if one.batch == 1 and one.status != "skipped"], BASELINE)
+
+
+def _ops(kept: Records) -> Table:
+    return against([one for one in kept.level("ops") if one.status != "skipped"], "baseline-half")
+
+
+TABLES: dict[str, Callable[[Records], Table | None]] = {
+    "frame": _frame,
+    "networks": _networks,
+    "ops": _ops,
+    "throughput": lambda kept: sections.throughput(kept.level("throughput")),
+    "streams": lambda kept: sections.streams(kept.level("streams")),
+    "job": lambda kept: sections.job(kept.level("job")),
+    "techniques": lambda kept: sections.techniques(kept.level("techniques")),
+    "claim": claim.table,
+}
+
+
+def render(name: str, results: Path = records.RESULTS) -> str:
+    """The text of one block. Raises InputError for a name that is no ``<results folder>/<table>``."""
+    folder, _, table = name.rpartition("/")
+    if table not in TABLES or not folder:
+        raise InputError(f"README block {name!r}: expected <results folder>/ and one of {', '.join(TABLES)}")
+    kept = records.load(results / folder)
+    made = TABLES[table](kept)
+    if made is None or not made.rows:
+        raise InputError(f"README block {name!r}: the records in {folder} hold nothing for it; measure it first")
+    run = only(kept)
+    facts = [str(run.environment.get(key)) for key in ("device", "date", "commit") if run.environment.get(key)]
+    source = f"{', '.join(facts)}, torch {run.environment.get('torch')}, config {run.config}"
+    lines = [made.markdown(), "", f"{source}. Records: `benchmarks/results/{folder}/{records.FILE_NAME}`."]
+    if (results / folder / "figures" / f"{table}.png").exists():
+        lines += ["", f"![{table}](benchmarks/results/{folder}/figures/{table}.png)"]
+    return "\n".join(lines) + "\n"
+
+
+def update(path: Path = README, write: bool = True, results: Path = records.RESULTS) -> list[str]:
+    """Bring every block of ``path`` up to date; the names of those that differed. ``write=False`` only looks.
+
+    Raises InputError for a marker without its partner, or a block that cannot be rendered.
+    """
+    text = path.read_text()
+    stale: list[str] = []
+
+    def replace(match: re.Match[str]) -> str:
+        name, fresh = match["name"], render(match["name"], results)
+        if match["text"] != fresh:
+            stale.append(name)
+        return f"<!-- bench:begin {name} -->\n{fresh}<!-- bench:end {name} -->"
+
+    if lonely := _MARKER.search(_BLOCK.sub("", text)):
+        raise InputError(f"{path.name}: marker without its partner: {lonely[0]}")
+    fresh_text = _BLOCK.sub(replace, text)
+    if write and stale:
+        path.write_text(fresh_text)
+    return stale

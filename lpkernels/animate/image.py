@@ -1,0 +1,173 @@
+"""Pictures: files to uint8 RGB arrays and back, cropping, and the networks' resize."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from lpkernels import _checks
+from lpkernels.animate._files import existing_file, reason, replacing
+from lpkernels.errors import InputError, LpkernelsError
+
+Frame = npt.NDArray[np.uint8]
+"""One picture: uint8, (height, width, 3), RGB."""
+
+Box = tuple[int, int, int, int]
+"""A part of a picture in pixels: x and y of its upper left corner, width, height."""
+
+Picture = TypeVar("Picture", Frame, Tensor)
+
+MAX_PIXELS = 100_000_000
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# No format whose reader starts another program (EPS) or opens other files.
+_READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_WRITE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+
+
+def is_image_path(path: str | Path) -> bool:
+    """Whether the name ends like a still picture's."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def load_image(path: str | Path) -> Frame:
+    """Read a picture as uint8 RGB, (height, width, 3).
+
+    The EXIF orientation is applied, transparency is laid on white, grey and 16-bit pictures become 8-bit RGB, and of
+    an animation the first frame is taken.
+
+    Raises:
+        InputError: the file is missing, is not a picture, is damaged, or has more than 100 million pixels.
+    """
+    path = existing_file(path, "picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MAX_PIXELS is the limit here, not Pillow's warning
+            with Image.open(path, formats=_READ_FORMATS) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise InputError(f"picture {path} is too large: {width}x{height}, at most {MAX_PIXELS:,} pixels")
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"picture {path}: {error}") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"picture {path} is too large: more than {MAX_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        known = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
+        raise InputError(f"{path} is not a picture that can be read ({known})") from None
+    except (OSError, ValueError, SyntaxError, IndexError, KeyError, TypeError, EOFError, struct.error) as error:
+        raise InputError(f"picture {path} is damaged: {reason(error)}") from None
+
+
+def _to_rgb(image: Image.Image) -> Frame:
+    if image.mode == "F":
+        raise InputError("floating-point pixels are not supported; save the picture with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+        return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+
+
+def save_image(path: str | Path, image: Frame) -> None:
+    """Write a uint8 RGB picture as .png, .jpg or .webp; the file appears only when it is complete.
+
+    Raises:
+        InputError: unknown suffix, or the folder does not exist.
+        LpkernelsError: the file cannot be written.
+    """
+    path = Path(path)
+    check_image_output(path)
+    check_frame("image", image)
+    with replacing(path) as temporary:
+        try:
+            Image.fromarray(np.ascontiguousarray(image)).save(
+                temporary, format=_WRITE_FORMATS[path.suffix.lower()], quality=95
+            )
+        except (OSError, ValueError) as error:  # ValueError: more pixels than the format holds
+            raise LpkernelsError(f"cannot write {path}: {reason(error)}") from None
+
+
+def check_image_output(path: str | Path) -> None:
+    """Raise InputError unless ``path`` ends like a picture that ``save_image`` can write."""
+    if Path(path).suffix.lower() not in _WRITE_FORMATS:
+        raise InputError(f"{path} must end in {', '.join(sorted(_WRITE_FORMATS))} to hold a picture")
+
+
+def check_frame(name: str, frame: Frame | Tensor) -> None:
+    """Raise TypeError or ValueError unless ``frame`` is a uint8 (H, W, 3) array or tensor with at least one pixel."""
+    if not isinstance(frame, np.ndarray | Tensor):
+        raise TypeError(f"{name} must be a NumPy array or a torch tensor, got {type(frame).__name__}")
+    if frame.dtype not in (np.uint8, torch.uint8):
+        kind = str(frame.dtype).removeprefix("torch.")
+        raise TypeError(f"{name} must have dtype uint8 (levels 0 to 255), got {kind}")
+    shape = tuple(frame.shape)
+    if len(shape) != 3 or shape[2] != 3:
+        hint = "; move the channels last" if len(shape) == 3 and shape[0] == 3 else ""
+        raise ValueError(f"{name} must have shape (height, width, 3), RGB, got {shape}{hint}")
+    if 0 in shape:
+        raise ValueError(f"{name} must have at least one pixel, got shape {shape}")
+
+
+def crop(image: Frame, box: Box) -> Frame:
+    """Cut ``box`` (x, y, width, height in pixels) out of a picture; a view, nothing is copied.
+
+    Raises:
+        InputError: the box is empty or leaves the picture.
+    """
+    x, y, width, height = box
+    if width < 1 or height < 1:
+        raise InputError(f"crop {x},{y},{width},{height} is empty: width and height must be at least 1")
+    rows, columns = image.shape[:2]
+    if x < 0 or y < 0 or x + width > columns or y + height > rows:
+        raise InputError(f"crop {x},{y},{width},{height} leaves the picture, which is {columns}x{rows} (x,y,w,h)")
+    return image[y : y + height, x : x + width]
+
+
+def resize_uint8(images: Tensor, size: int) -> Tensor:
+    """Squeeze whole pictures into the networks' square input.
+
+    Bilinear with half-pixel centres, no antialiasing, rounded to whole levels: what OpenCV's ``INTER_LINEAR`` gives on
+    8-bit pictures to within one level, which is how the published model was fed. The aspect ratio is not kept, as in
+    the original; crop first where that matters.
+
+    Args:
+        images: (B, H, W, 3) uint8, any device.
+        size: side of the square in pixels.
+
+    Returns:
+        (B, 3, size, size) float32 in 0..1 on the device of ``images``.
+    """
+    _checks.is_tensor("images", images)
+    _checks.shape("images", images, ("B", "H", "W", 3))
+    _checks.dtype("images", images, (torch.uint8,))
+    levels = images.permute(0, 3, 1, 2).float()
+    if levels.shape[2:] != (size, size):
+        levels = F.interpolate(levels, (size, size), mode="bilinear", align_corners=False)
+        levels = levels.add_(0.5).floor_().clamp_(0, 255)
+    return levels / 255
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """(B, 3, H, W) float in 0..1 to (B, H, W, 3) uint8: clipped, times 255, truncated as the original does."""
+    return (images.clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def to_batch(name: str, frame: Frame | Tensor, device: torch.device) -> Tensor:
+    """A checked uint8 (H, W, 3) frame as a batch of one, (1, H, W, 3), on ``device``."""
+    check_frame(name, frame)
+    if isinstance(frame, np.ndarray):
+        frame = torch.from_numpy(np.require(frame, requirements=["C", "W"]))
+    return frame.to(device)[None]

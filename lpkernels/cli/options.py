@@ -1,0 +1,110 @@
+"""What several commands share: the options that choose weights and device, their parsing, and the model they name."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lpkernels.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from lpkernels.models.live_portrait import LivePortrait
+
+CONFIGS = ("full", "small", "tiny")
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+NO_WEIGHTS = (
+    "no weights: pass --weights DIR with LivePortrait's pretrained weights (Hugging Face: KwaiVGI/LivePortrait, or the "
+    "README of that project), or --random-weights 0 to try the program out without them"
+)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Options that choose weights, device and precision; ``load_model`` reads them."""
+    group = parser.add_argument_group("model")
+    weights = group.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--weights",
+        metavar="DIR|REPO",
+        help="folder with LivePortrait's weights, or a Hugging Face repo such as KwaiVGI/LivePortrait",
+    )
+    weights.add_argument(
+        "--random-weights",
+        type=seed,
+        metavar="SEED",
+        help="untrained weights: the pictures are noise that moves, the work is that of the real ones",
+    )
+    group.add_argument("--config", choices=CONFIGS, help="size of a model with random weights (default: full)")
+    group.add_argument("--variant", choices=("humans", "animals"), default="humans", help="which of the trained models")
+    group.add_argument("--device", metavar="cpu|cuda|cuda:N", help="default: cuda if there is a GPU, else cpu")
+    group.add_argument(
+        "--precision",
+        choices=tuple(PRECISIONS),
+        help="default: fp16 on a GPU, fp32 on the CPU, where the others are slow",
+    )
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device ``name`` stands for (the model checks that it is there); None picks the GPU if there is one."""
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise InputError(f"--device: expected cpu, cuda or cuda:N, got {name!r}")
+    return torch.device(name)
+
+
+def choose_dtype(precision: str | None, device: torch.device) -> torch.dtype:
+    """The compute dtype of --precision on ``device``."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, PRECISIONS[precision or ("fp16" if device.type == "cuda" else "fp32")])
+    return dtype
+
+
+def load_model(args: argparse.Namespace) -> LivePortrait:
+    """The model that the options of ``add_model_options`` describe.
+
+    Raises InputError if neither weights nor random weights were asked for, or if what was asked for is not there.
+    """
+    if args.weights is None and args.random_weights is None:
+        raise InputError(NO_WEIGHTS)
+    if args.weights is not None and args.config is not None:
+        raise InputError("--config: only with --random-weights; the size of trained weights comes with them")
+    device = choose_device(args.device)
+    dtype = choose_dtype(args.precision, device)
+
+    from lpkernels.models.config import LivePortraitConfig
+    from lpkernels.models.live_portrait import LivePortrait
+
+    if args.weights is not None:
+        return LivePortrait.from_pretrained(args.weights, device=device, dtype=dtype, variant=args.variant)
+    config = LivePortraitConfig.named(args.config or "full")
+    return LivePortrait.random(seed=args.random_weights, config=config, device=device, dtype=dtype)
+
+
+def seed(text: str) -> int:
+    """A seed torch accepts as well as any other: 0 to 2^32 - 1."""
+    value = int(text) if text.isdecimal() else -1
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**32 - 1}, got {text!r}")
+    return value
+
+
+def numbers(count: int, of: type[int] | type[float], names: str) -> Callable[[str], tuple]:
+    """An argparse type for ``count`` numbers separated by commas, such as a box x,y,w,h."""
+
+    def parse(text: str) -> tuple:
+        try:
+            values = tuple(of(part) for part in text.split(","))
+        except ValueError:
+            values = ()
+        if len(values) != count:
+            raise argparse.ArgumentTypeError(f"expected {names}, got {text!r}")
+        return values
+
+    return parse

@@ -1,0 +1,194 @@
+"""What every op shares: its torch.library registration and the choice of a backend.
+
+An op runs the first backend of its list that can run on the tensors' device. ``LPKERNELS_BACKEND`` (read on each call)
+and ``use_backend`` replace the list: only what they name may run, in that order, and if none can, the error holds each
+one's reason. Nothing falls back in silence: ``Op.choose`` returns what was passed over and why.
+``LPKERNELS_NO_HOPPER=1`` hides the kernels that only a Hopper GPU runs, to see what others would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+
+from lpkernels import _lib, capture, trace
+from lpkernels.errors import BackendError, InputError
+
+NAMESPACE = "lpkernels"
+BACKENDS = ("cuda", "triton", "torch", "cpu", "ref")
+ENVIRONMENT = "LPKERNELS_BACKEND"
+NO_HOPPER = "LPKERNELS_NO_HOPPER"
+
+_requested: ContextVar[tuple[str, ...] | None] = ContextVar("lpkernels_backend", default=None)
+_fragment = torch.library.Library(NAMESPACE, "FRAGMENT")
+_ops: dict[str, Op] = {}
+
+
+Signature = tuple[tuple[tuple[int, ...], torch.dtype], ...]  # shape and dtype of each tensor of a call
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run an op.
+
+    ``why_not`` answers None, or the reason why it cannot run on that device type; ``refuses`` the same for the shapes
+    and dtypes of one call, where a kernel is made for some only.
+    """
+
+    name: str
+    why_not: Callable[[str], str | None]
+    run: Callable[..., Any]
+    refuses: Callable[[Signature], str | None] = lambda signature: None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend an op will use on a device type (None: none can), and the reasons against those before it."""
+
+    backend: str | None
+    passed: dict[str, str]
+
+
+class Op:
+    """One op: its schema in the namespace ``lpkernels``, and its backends in order of preference."""
+
+    def __init__(self, schema: str, fake: Callable[..., Any], backends: tuple[Backend, ...]) -> None:
+        self.name = schema.split("(", 1)[0]
+        self.schema = schema
+        self.backends = {backend.name: backend for backend in backends}
+        _lib.status()
+        if not hasattr(torch.ops.lpkernels, self.name):
+            _fragment.define(schema)  # no op library did it: the name and its schema exist all the same
+        qualified = f"{NAMESPACE}::{self.name}"
+        torch.library.register_fake(qualified, fake)
+        torch.library.register_autograd(qualified, _no_backward, setup_context=self._refuse_gradient)
+        _ops[self.name] = self
+
+    def choose(self, device_type: str, signature: Signature | None = None) -> Choice:
+        """The backend for tensors on ``device_type`` ("cpu", "cuda"), under the current request.
+
+        Without the ``signature`` of a call every backend is taken to suit it.
+        """
+        passed: dict[str, str] = {}
+        for name in requested_backends() or tuple(self.backends):
+            backend = self.backends.get(name)
+            reason = backend.why_not(device_type) if backend else f"{self.name} has no such backend"
+            if reason is None and backend and signature is not None:
+                reason = backend.refuses(signature)
+            if reason is None:
+                return Choice(name, passed)
+            passed[name] = reason
+        return Choice(None, passed)
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the chosen backend on checked arguments; refuses gradients whichever backend that is."""
+        if torch.is_grad_enabled() and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args):
+            self._refuse_gradient()
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        signature = tuple((tuple(int(size) for size in tensor.shape), tensor.dtype) for tensor in tensors)
+        backend = self.backends[_backend_name(self.name, tensors[0].device.type, signature)]
+        if capture.active():
+            capture.save(self.name, args)
+        with trace.range(self.name, "op", backend=backend.name, shape=tuple(args[0].shape)):
+            return backend.run(*args)
+
+    def _refuse_gradient(self, *_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError(
+            f"{self.name} has no gradient, but an input requires one: call it under torch.no_grad() or on detached "
+            f"tensors, or use lpkernels.ref.{self.name}, which is differentiable"
+        )
+
+
+def native(
+    op_name: str,
+    device_type: str,
+    *,
+    hopper: bool = False,
+    refuses: Callable[[Signature], str | None] = lambda signature: None,
+) -> Backend:
+    """The op library's kernel for ``device_type`` ("cuda", "cpu") as a backend; ``hopper``: made for sm_90a alone."""
+
+    def why_not(actual: str) -> str | None:
+        if actual != device_type:
+            return f"needs {device_type} tensors"
+        if error := _lib.status().error:
+            return error
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op_name}", device_type.upper()):
+            return f"the op library was built without {device_type.upper()}"
+        return _why_not_hopper() if hopper else None
+
+    def run(*args: Any) -> Any:
+        return getattr(torch.ops.lpkernels, op_name)(*args)
+
+    return Backend(device_type, why_not, run, refuses)
+
+
+def reference(function: Callable[..., Any]) -> Backend:
+    """The plain PyTorch reference as the last backend: it runs everywhere."""
+    return Backend("ref", lambda device_type: None, function)
+
+
+def registry() -> dict[str, Op]:
+    """Every op by name."""
+    return dict(_ops)
+
+
+def requested_backends() -> tuple[str, ...] | None:
+    """The backends asked for by ``use_backend`` or the environment, in order; None if nothing was asked for."""
+    if (names := _requested.get()) is not None:
+        return names
+    if text := os.environ.get(ENVIRONMENT):
+        return _parse(text, ENVIRONMENT)
+    return None
+
+
+@contextlib.contextmanager
+def use_backend(*names: str) -> Iterator[None]:
+    """Inside the block ops may use only the backends ``names`` (of ``BACKENDS``), in that order.
+
+    Holds for the current thread or task. Raises InputError for an unknown name.
+    """
+    token = _requested.set(_parse(",".join(names), "use_backend"))
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
+def _parse(text: str, origin: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    unknown = [name for name in names if name not in BACKENDS]
+    if unknown or not names:
+        raise InputError(f"{origin}: expected backends out of {', '.join(BACKENDS)}, got {text!r}")
+    return names
+
+
+def _why_not_hopper() -> str | None:
+    if os.environ.get(NO_HOPPER) == "1":
+        return f"{NO_HOPPER}=1"
+    capability = torch.cuda.get_device_capability()
+    if capability != (9, 0):
+        return "needs a Hopper GPU (compute capability 9.0), this is {}.{}".format(*capability)
+    if "9.0a" not in _lib.build_info().get("architectures", ""):
+        return 'the op library was built without sm_90a: rebuild with TORCH_CUDA_ARCH_LIST="9.0a"'
+    return None
+
+
+@torch.compiler.assume_constant_result
+def _backend_name(op_name: str, device_type: str, signature: Signature) -> str:
+    # A constant to torch.compile: the choice is made when a graph is traced.
+    choice = _ops[op_name].choose(device_type, signature)
+    if choice.backend is None:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.passed.items())
+        raise BackendError(f"{op_name} cannot run on {device_type} tensors: {reasons}")
+    return choice.backend
+
+
+def _no_backward(ctx: Any, *gradients: Any) -> NoReturn:
+    raise AssertionError("setup_context refuses gradients before any backward")

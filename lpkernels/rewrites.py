@@ -1,0 +1,175 @@
+"""Exact rewrites of the networks as functions on their weights: fewer multiplications, the same answer.
+
+None approximates: ``tests/test_rewrites.py`` holds each against the original form in float64 at 1e-10. Weights come and
+go in PyTorch's layout (out, in, kernel...), 2D or 3D alike unless a function says otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One sub-pixel convolution of ``upsample_conv_phases``.
+
+    ``residues`` holds, per upsampled axis, the positions r in 0..scale-1 of the large pixels it answers for (all of
+    them alike); ``first`` the offset of the kernel's first tap from the small pixel, -1 or 0 per axis; ``weight`` the
+    kernel (out, in, taps...), where an axis that is not upsampled keeps its three taps, the first at -1.
+    """
+
+    residues: tuple[tuple[int, ...], ...]
+    first: tuple[int, ...]
+    weight: Tensor
+
+
+def upsample_conv_phases(weight: Tensor, scale: int, upsampled: tuple[bool, ...]) -> list[Phase]:
+    """Nearest upsampling by ``scale``, then a conv of three taps an axis with padding 1, as convs on the small grid.
+
+    Large pixel ``scale * i + r`` reads large pixels r - 1, r, r + 1, which are small pixels i + floor((r + t) / scale):
+    neighbouring taps that hit the same small pixel are summed. Per axis that leaves kernels of two taps for the first
+    and last r and of one tap for all between: 4 products instead of 9 for scale 2 in 2D, 25 instead of 144 for scale 4.
+    Zero padding stays zero padding: beyond the small image lies exactly what lay beyond the large one.
+
+    Args:
+        weight: (out, in, 3, ...), one spatial axis per entry of ``upsampled``.
+        scale: the factor, at least 2.
+        upsampled: which spatial axes are enlarged; the hourglass enlarges (h, w) of (d, h, w).
+    """
+    if tuple(weight.shape[2:]) != (3,) * len(upsampled) or scale < 2:
+        raise ValueError(
+            f"weight must have {len(upsampled)} spatial axes of 3 taps and scale be at least 2, "
+            f"got {tuple(weight.shape)} and {scale}"
+        )
+    per_axis = [_axis_phases(scale) if enlarged else [((0,), (-1, 0, 1))] for enlarged in upsampled]
+    phases = []
+    for combination in itertools.product(*per_axis):
+        kernel = weight
+        for axis, (_, offsets) in enumerate(combination, start=2):
+            kernel = _sum_taps(kernel, axis, offsets)
+        residues = tuple(residues for residues, _ in combination)
+        phases.append(Phase(residues, tuple(min(offsets) for _, offsets in combination), kernel.contiguous()))
+    return phases
+
+
+def _axis_phases(scale: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Distinct phases of one axis: residues r that share taps, and the small offset each of the three taps hits."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for r in range(scale):
+        offsets = tuple((r + tap) // scale for tap in (-1, 0, 1))
+        groups.setdefault(offsets, []).append(r)
+    return [(tuple(residues), offsets) for offsets, residues in groups.items()]
+
+
+def _sum_taps(weight: Tensor, axis: int, offsets: tuple[int, ...]) -> Tensor:
+    first = min(offsets)
+    out = torch.zeros_like(weight.narrow(axis, 0, max(offsets) - first + 1))
+    index = torch.tensor([offset - first for offset in offsets], device=weight.device)
+    return out.index_add(axis, index, weight)
+
+
+def fold_batch_norm(
+    weight: Tensor, bias: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """BatchNorm after a conv, folded into it: weight s and (bias - mean) s + beta, with s = gamma / sqrt(var + eps)."""
+    scale = gamma / torch.sqrt(var + eps)
+    return weight * _per_output(scale, weight), (bias - mean) * scale + beta
+
+
+def fold_spectral_norm(weight_orig: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Spectral norm in inference as a weight: weight_orig / (u . (W v)), W the weight as a matrix (out, rest)."""
+    return weight_orig / torch.dot(u, torch.mv(weight_orig.flatten(1), v))
+
+
+def merge_gamma_beta(
+    gamma_weight: Tensor, gamma_bias: Tensor, beta_weight: Tensor, beta_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """SPADE's two convs as one of alternating columns gamma_0 + 1, beta_0, gamma_1 + 1, beta_1, ...
+
+    The 1 of ``n * (1 + gamma) + beta`` goes into gamma's bias.
+    """
+    weight = torch.stack([gamma_weight, beta_weight], dim=1).flatten(0, 1)
+    return weight, torch.stack([gamma_bias + 1, beta_bias], dim=1).flatten()
+
+
+def merge_convs(*convs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Convs (weight, bias) that read the same input as one conv with their outputs side by side."""
+    weights, biases = zip(*convs, strict=True)
+    return torch.cat(weights), torch.cat(biases)
+
+
+def merge_shortcut_beta(shortcut: Tensor, beta_weight: Tensor, beta_bias: Tensor) -> tuple[Tensor, Tensor]:
+    """A 1x1 conv without bias after SPADE's beta conv as one conv: no nonlinearity stands between them.
+
+    ``conv_s(n (1 + gamma) + beta) = conv_s(n (1 + gamma)) + merged(activations)``: beta of the shortcut's SPADE never
+    needs its own channels (up_0: 128 -> 512 -> 256 becomes 128 -> 256).
+    """
+    matrix = shortcut.flatten(1)  # (out, channels)
+    weight = torch.einsum("oc,c...->o...", matrix, beta_weight)
+    return weight, matrix @ beta_bias
+
+
+def fold_kw_into_columns(weight: Tensor) -> Tensor:
+    """A conv (O, I, kd, kh, kw) as one (kw * O, I, kd, kh, 1): column kw * O + o holds tap kw of output o.
+
+    Its answer P has kw * O channels; ``sum_shifted_columns`` adds them up along W. The mask head gets 154 columns for
+    22 outputs, which fill a matrix tile.
+    """
+    return weight.permute(4, 0, 1, 2, 3).flatten(0, 1).unsqueeze(-1)
+
+
+def sum_shifted_columns(columns: Tensor, outputs: int) -> Tensor:
+    """Second half of ``fold_kw_into_columns``: out[..., w] = sum_k P[k][..., w + k - kw // 2], zero beyond the edges.
+
+    Args:
+        columns: P, (B, kw * outputs, D, H, W).
+        outputs: channels of the original conv.
+    """
+    taps = columns.unflatten(1, (-1, outputs))
+    kw, width = taps.shape[1], taps.shape[-1]
+    padded = torch.nn.functional.pad(taps, (kw // 2, kw // 2))
+    return torch.stack([padded[:, k, ..., k : k + width] for k in range(kw)]).sum(0)
+
+
+def deformation_from_masks(masks: Tensor, identity: Tensor, kp_source: Tensor, kp_driving: Tensor) -> Tensor:
+    """identity + sum_k masks[k + 1] (kp_source[k] - kp_driving[k]): what the mask-weighted sum of K + 1 motions is.
+
+    Args:
+        masks: (B, K + 1, D, H, W), summing to one over K + 1, the background first.
+        identity: (D, H, W, 3), normalised coordinates.
+        kp_source, kp_driving: (B, K, 3).
+    """
+    return identity + torch.einsum("bkdhw,bkc->bdhwc", masks[:, 1:], kp_source - kp_driving)
+
+
+def separable_axis_samples(shift: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Positions and weights of a translated grid's samples along one axis; a sample is the product of three axes.
+
+    A keypoint's motion is one translation, so coordinate 2 i / (size - 1) - 1 + shift (corners aligned) samples voxel
+    ((x + 1) size - 1) / 2 (not aligned) whatever the other two axes do.
+
+    Args:
+        shift: (...), normalised, kp_source - kp_driving along this axis.
+
+    Returns:
+        index: (..., size) int64, the lower of the two neighbours; beyond -1..size - 1 nothing is inside.
+        fraction: (..., size), the weight of neighbour index + 1; index has 1 - fraction. Neighbours outside count zero.
+    """
+    grid = torch.linspace(-1, 1, size, dtype=shift.dtype, device=shift.device)
+    position = ((grid + shift[..., None] + 1) * size - 1) / 2
+    lower = position.floor()
+    return lower.long(), position - lower
+
+
+def separable_gaussian(keypoint: Tensor, size: int, variance: float = 0.01) -> Tensor:
+    """exp(-(x - keypoint)^2 / (2 variance)) along one axis, (..., size); a 3D Gaussian is the product of three."""
+    grid = torch.linspace(-1, 1, size, dtype=keypoint.dtype, device=keypoint.device)
+    return torch.exp(-0.5 * (grid - keypoint[..., None]) ** 2 / variance)
+
+
+def _per_output(values: Tensor, weight: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (weight.dim() - 1))

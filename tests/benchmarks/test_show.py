@@ -1,0 +1,172 @@
+"""What readers see: tables, figures, the report, README's blocks."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+
+from benchmarks import claim, plots, readme, records, report, sections, tables
+from lpkernels.errors import InputError
+from tests.benchmarks.fakes import measured
+from tests.benchmarks.fakes import records as fake_records
+
+
+def refused():
+    one = measured("wrong", status="refused", reason="relative error 1.0e+00 exceeds 2.0e-03", relative_error=1.0)
+    one.median_ms = one.p20_ms = one.p80_ms = one.p99_ms = one.build_s = None
+    one.warmup_ms = []
+    return one
+
+
+@pytest.fixture
+def kept():
+    networks = [
+        measured(provider, time, level="networks", subject=network)
+        for provider, time in (("baseline-amp", 5.0), ("compile-reduce-overhead", 2.0))
+        for network in plots.FRAME_NETWORKS
+    ]
+    return fake_records(
+        measured("baseline-fp32", 40.0, precision="fp32"),
+        measured("baseline-amp", 29.5, peak_mb=900.0, steady_mb=700.0),
+        measured("graph-half-channels-last", 6.0, repeats_ms=[7.0]),
+        refused(),
+        *networks,
+        measured("lpkernels-cuda-fp16", 0.02, level="ops", subject="flow_warp"),
+        *(measured("baseline-amp", 20.0 * n, level="throughput", batch=n, frames=n) for n in (1, 2, 4)),
+        measured("baseline-amp", 29.5, level="streams", extras={"streams": 1, "p99_delay_ms": 31.0}),
+        measured("animator-fp16-in-turn", 900.0, level="job", frames=30, extras={"decode_ms": 90.0}),
+        measured("plain fp32", 60.0, level="techniques", extras={"added_to": None}),
+        measured("no gradients", 40.0, level="techniques", extras={"added_to": "plain fp32"}),
+        measured(
+            "baseline-fp32", 580.0, level="claim", extras={"prepare_ms": 900.0, "warm_ms": 40.0, "unwaited_ms": 10.0}
+        ),
+        measured(
+            "baseline-amp", 590.0, level="claim", extras={"prepare_ms": 900.0, "warm_ms": 29.5, "unwaited_ms": 10.0}
+        ),
+    )
+
+
+def test_a_refused_providers_time_is_not_in_the_table(kept):
+    text = tables.timings(kept, [refused()]).terminal()
+    assert "refused" in text
+    assert "ms" not in text.splitlines()[2].replace("error", "")
+
+
+def test_every_time_has_its_error_beside_it(kept):
+    table = tables.timings(kept, kept.measurements)
+    median, error = table.heading.index("median"), table.heading.index("error")
+    assert all(row[error] for row in table.rows if row[median])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (0.0123, "12.3 µs"), (0.25, "0.25 ms"), (29.5, "29.5 ms"), (582.4, "582 ms")],
+)
+def test_milliseconds(value, text):
+    assert tables.milliseconds(value) == text
+
+
+def test_markdown_and_html_escape(kept):
+    table = tables.Table(["a", "b"], [["x|y", "<b>"]])
+    assert "x\\|y" in table.markdown()
+    assert "&lt;b&gt;" in table.html()
+
+
+def test_skipped_providers_are_listed_once_with_their_reason():
+    one, two = (measured(name, status="skipped", reason="needs a GPU") for name in ("a", "b"))
+    assert tables.skipped([one, two, one]).rows == [["frame", "needs a GPU", "a, b"]]
+
+
+def test_all_figures_are_drawn_and_are_pictures(kept):
+    figures = plots.draw(kept)
+    assert set(figures) == {"frame", "networks", "ops", "techniques", "roofline", "throughput", "warmup"}
+    for data in figures.values():
+        picture = Image.open(io.BytesIO(data)).convert("L")
+        assert picture.width > 800
+        assert picture.getextrema()[0] < 100  # something is drawn
+
+
+def test_figures_without_records_are_left_out():
+    assert plots.draw(fake_records()) == {}
+
+
+def test_the_report_is_one_file_with_everything_in_it(kept, tmp_path):
+    figures = plots.draw(kept)
+    text = report.write(kept, figures, tmp_path / "report.html").read_text()
+    assert text.count("data:image/png;base64,") == len(figures)
+    assert "http" not in text.replace("https://ui.perfetto.dev", "")
+    for needed in ("Fake GPU", "refused: relative error", "488 times", "did not repeat", "Ceilings", "1.50x"):
+        assert needed in text
+
+
+def test_the_claim_is_taken_apart(kept):
+    text = " ".join(claim.remarks(kept))
+    assert "14.5 times a warm one" in text
+    assert "25% of a warm frame" in text
+    assert "97 times" in text
+    assert claim.table(fake_records()) is None
+
+
+def test_repeatability_names_what_did_not_repeat(kept):
+    lines = sections.repeatability(kept)
+    assert any("graph-half-channels-last did not repeat" in line for line in lines)
+    assert "No median" in sections.repeatability(fake_records(measured()))[0]
+
+
+@pytest.fixture
+def results(kept, tmp_path):
+    records.save(kept, tmp_path / "results" / "fake-gpu" / "records.json")
+    return tmp_path / "results"
+
+
+def test_readme_blocks_are_written_from_the_records(results, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("a\n<!-- bench:begin fake-gpu/frame -->\nold\n<!-- bench:end fake-gpu/frame -->\nb\n")
+    assert readme.update(path, write=False, results=results) == ["fake-gpu/frame"]
+    assert "old" in path.read_text()
+    assert readme.update(path, results=results) == ["fake-gpu/frame"]
+    text = path.read_text()
+    assert text.startswith("a\n")
+    assert text.endswith("\nb\n")
+    assert "29.5 ms" in text
+    assert "4.92x" in text
+    assert readme.update(path, results=results) == []
+
+
+def test_a_number_typed_into_readme_is_noticed(results, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("<!-- bench:begin fake-gpu/networks -->\n<!-- bench:end fake-gpu/networks -->\n")
+    readme.update(path, results=results)
+    path.write_text(path.read_text().replace("5.00 ms", "0.50 ms"))
+    assert readme.update(path, write=False, results=results) == ["fake-gpu/networks"]
+
+
+@pytest.mark.parametrize("name", ["fake-gpu/colour", "frame", "absent/frame"])
+def test_unknown_blocks_are_refused(results, tmp_path, name):
+    path = tmp_path / "README.md"
+    path.write_text(f"<!-- bench:begin {name} -->\n<!-- bench:end {name} -->\n")
+    with pytest.raises(InputError):
+        readme.update(path, results=results)
+
+
+def test_a_lonely_marker_is_refused(results, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("<!-- bench:begin fake-gpu/frame -->\n")
+    with pytest.raises(InputError, match="without its partner"):
+        readme.update(path, results=results)
+
+
+@pytest.mark.parametrize("name", list(readme.TABLES))
+def test_every_table_renders(results, name):
+    assert "|" in readme.render(f"fake-gpu/{name}", results)
+
+
+def test_the_projects_readme_agrees_with_its_records():
+    assert readme.update(write=False) == []
+
+
+def test_the_projects_records_load():
+    for path in records.RESULTS.glob("*/records.json"):
+        assert records.load(path).measurements
