@@ -79,7 +79,7 @@ def test_video(animate: Animate, tmp_path: Path) -> None:
         assert (reader.size, reader.fps, reader.frame_count) == ((SIDE, SIDE), Fraction(24000, 1001), COUNT)
     frames = frames_of(result.output)
     assert len(frames) == COUNT
-    assert np.abs(frames[2] - frames[0]).mean() > 1
+    assert np.abs(frames[2] - frames[5]).mean() > 1  # the head turned to the one side and to the other
     assert streams(result.output)["audio"] == ("aac", pytest.approx(COUNT * 1001 / 24000, abs=0.03))
     assert names(tmp_path) == ["out.mp4"]
 
