@@ -38,6 +38,14 @@ def _fp32_is_fp32() -> Iterator[None]:
     torch.backends.cudnn.allow_tf32 = before
 
 
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton kernels run in Triton's interpreter, on CPU tensors; on a GPU machine they are tested compiled."""
+    if torch.cuda.is_available():
+        pytest.skip("Triton kernels are compiled on this machine: their gpu tests run")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
     """Each device this machine may have; the CUDA half is marked ``gpu``."""

@@ -9,6 +9,7 @@ one's reason. Nothing falls back in silence: ``Op.choose`` returns what was pass
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -24,6 +25,7 @@ NAMESPACE = "lpkernels"
 BACKENDS = ("cuda", "triton", "torch", "cpu", "ref")
 ENVIRONMENT = "LPKERNELS_BACKEND"
 NO_HOPPER = "LPKERNELS_NO_HOPPER"
+TRITON_INTERPRET = "TRITON_INTERPRET"
 
 _requested: ContextVar[tuple[str, ...] | None] = ContextVar("lpkernels_backend", default=None)
 _fragment = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -45,6 +47,7 @@ class Backend:
     why_not: Callable[[str], str | None]
     run: Callable[..., Any]
     refuses: Callable[[Signature], str | None] = lambda signature: None
+    kernel: Callable[..., Any] | None = None  # a Python function to register as an op of its own, ``<op>_<backend>``
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,14 @@ class Op:
         _lib.status()
         if not hasattr(torch.ops.lpkernels, self.name):
             _fragment.define(schema)  # no op library did it: the name and its schema exist all the same
-        qualified = f"{NAMESPACE}::{self.name}"
-        torch.library.register_fake(qualified, fake)
-        torch.library.register_autograd(qualified, _no_backward, setup_context=self._refuse_gradient)
+        self._complete(self.name, fake)
+        for backend in backends:
+            if backend.kernel is not None:
+                own = f"{self.name}_{backend.name}"
+                _fragment.define(schema.replace(self.name, own, 1))
+                for key in ("CPU", "CUDA"):
+                    _fragment.impl(own, backend.kernel, key)
+                self._complete(own, fake)
         _ops[self.name] = self
 
     def choose(self, device_type: str, signature: Signature | None = None) -> Choice:
@@ -98,6 +106,13 @@ class Op:
         with trace.range(self.name, "op", backend=backend.name, shape=tuple(args[0].shape)):
             return backend.run(*args)
 
+    def _complete(self, name: str, fake: Callable[..., Any]) -> None:
+        """What torch.compile and autograd ask of an op that has its schema."""
+        qualified = f"{NAMESPACE}::{name}"
+        torch.library.register_fake(qualified, fake)
+        if "!" not in self.schema:  # PyTorch takes no gradient formula for an op that writes into an argument
+            torch.library.register_autograd(qualified, _no_backward, setup_context=self._refuse_gradient)
+
     def _refuse_gradient(self, *_: Any, **__: Any) -> NoReturn:
         raise RuntimeError(
             f"{self.name} has no gradient, but an input requires one: call it under torch.no_grad() or on detached "
@@ -127,6 +142,27 @@ def native(
         return getattr(torch.ops.lpkernels, op_name)(*args)
 
     return Backend(device_type, why_not, run, refuses)
+
+
+def triton_kernel(
+    op_name: str,
+    load: Callable[[], Callable[..., Any]],
+    *,
+    refuses: Callable[[Signature], str | None] = lambda signature: None,
+) -> Backend:
+    """A Triton kernel as a backend, and as the op ``<op_name>_triton``, opaque to torch.compile.
+
+    ``load`` imports the launching function at the first call, so that Triton is loaded by those alone who use it.
+    On CPU tensors it runs where Triton's interpreter is on (``TRITON_INTERPRET=1``): a check of logic, not a speed.
+    """
+
+    def kernel(*args: Any) -> Any:
+        return load()(*args)
+
+    def run(*args: Any) -> Any:
+        return getattr(torch.ops.lpkernels, f"{op_name}_triton")(*args)
+
+    return Backend("triton", _why_not_triton, run, refuses, kernel)
 
 
 def reference(function: Callable[..., Any]) -> Backend:
@@ -167,6 +203,17 @@ def _parse(text: str, origin: str) -> tuple[str, ...]:
     if unknown or not names:
         raise InputError(f"{origin}: expected backends out of {', '.join(BACKENDS)}, got {text!r}")
     return names
+
+
+def _why_not_triton(device_type: str) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install triton"
+    if os.environ.get(TRITON_INTERPRET) == "1":
+        return None if device_type == "cpu" else f"{TRITON_INTERPRET}=1: the interpreter takes cpu tensors"
+    if device_type != "cuda":
+        return "needs cuda tensors"
+    capability = torch.cuda.get_device_capability()
+    return None if capability >= (7, 5) else "needs compute capability 7.5, this is {}.{}".format(*capability)
 
 
 def _why_not_hopper() -> str | None:
