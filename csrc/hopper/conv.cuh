@@ -2,35 +2,36 @@
 //
 //   acc[m, n] = sum over taps t and channels c of x[pixel(m) + offset(t), c] * weight[n, t, c]
 //
-// Layouts: x is channels-last (B, D, H, W, C), C a multiple of 16; weight (N, taps, C). A block owns a box of TileD x
-// TileH x TileW output pixels (its rows m) and BlockN outputs. One TMA box per tap and 64 channels brings the pixels
-// the tap sees; beyond the image TMA writes zeros, which is the padding. Channels left over after the 64s (C mod 64)
-// come in slabs of 16, so that 144 channels cost 9 steps of 16 and not 12. One producer thread keeps Stages boxes in
-// flight; two warpgroups multiply. Bound by the tensor cores.
+// Layouts: x is channels-last (B, D, H, W, C), a slice of a wider buffer if need be; weight (N, taps, C). A block owns
+// a box of output pixels (its BlockM rows m) and BlockN outputs. One TMA box per tap and 64 channels brings the pixels
+// the tap sees; beyond the image and beyond C TMA writes zeros, which is the padding of both. One producer thread keeps
+// Stages boxes in flight; two warpgroups multiply. Where an image has too few tiles for the chip, the blocks of a
+// cluster share one tile's sum (`split`). Bound by the tensor cores, for narrow N by filling shared memory.
 #pragma once
 
 #define CUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED  // N of 144 and 160
 
 #include <cutlass/arch/barrier.h>
 #include <cutlass/arch/reg_reconfig.h>
+#include <cute/arch/cluster_sm90.hpp>
 #include <cute/arch/copy_sm90_desc.hpp>
 #include <cute/arch/copy_sm90_tma.hpp>
 #include <cute/tensor.hpp>
 
+#include "hopper/conv_shape.h"
 #include "hopper/tensor_map.h"
 
 namespace lpkernels::hopper {
 
-template <int TileD_, int TileH_, int TileW_, int BlockN_, int Channels_, int Stages_>
+// Channels_: known when compiling, a multiple of 16, so that what is left after the 64s costs its own steps alone; or
+// 0: any number, in boxes of 64.
+template <int BlockM_, int BlockN_, int Stages_, int Channels_ = 0>
 struct ConvConfig {
-  static constexpr int TileD = TileD_, TileH = TileH_, TileW = TileW_;
-  static constexpr int BlockM = TileD * TileH * TileW, BlockN = BlockN_;
-  static constexpr int Channels = Channels_, Stages = Stages_;
-  static constexpr int BlockK = 64, StepK = 16;  // channels in a box, a 128-byte swizzled row; and in one wgmma
+  static constexpr int BlockM = BlockM_, BlockN = BlockN_, Stages = Stages_, Channels = Channels_;
+  static constexpr int BlockK = kBoxChannels, StepK = 16;  // channels in a 128-byte swizzled row, and in one wgmma
   static constexpr int FullBoxes = Channels / BlockK, TailSteps = Channels % BlockK / StepK;
-  static constexpr int Boxes = FullBoxes + (TailSteps > 0);
   static constexpr int Threads = 384;  // one producer warpgroup, two that multiply
-  static_assert(Channels % StepK == 0 && FullBoxes > 0 && BlockM % 128 == 0 && BlockN % 8 == 0 && BlockN <= 256);
+  static_assert(Channels % StepK == 0 && BlockM % 128 == 0 && BlockN % 8 == 0 && BlockN <= 256);
 
   using Element = cute::half_t;
   using Mma = decltype(cute::make_tiled_mma(
@@ -42,12 +43,6 @@ struct ConvConfig {
   template <int Rows>
   using BoxLayout = decltype(cute::tile_to_shape(cute::GMMA::Layout_K_SW128_Atom<Element>{},
                                                  cute::Shape<cute::Int<Rows>, cute::Int<BlockK>>{}));
-};
-
-struct ConvShape {
-  int batch, depth, height, width;
-  int taps_d, taps_h, taps_w;                 // odd; padding is half of each
-  int tiles_d = 0, tiles_h = 0, tiles_w = 0;  // set at launch
 };
 
 struct ConvMaps {
@@ -62,22 +57,10 @@ struct ConvStorage {
   alignas(8) uint64_t empty[Config::Stages];
 };
 
-// Where a block's box of output pixels begins.
-struct TileOrigin {
-  int b, d, h, w;
-};
-
-template <class Config>
-__device__ TileOrigin tile_origin(const ConvShape& shape, int tile) {
-  const int tw = tile % shape.tiles_w, th = tile / shape.tiles_w % shape.tiles_h;
-  const int td = tile / (shape.tiles_w * shape.tiles_h) % shape.tiles_d;
-  const int b = tile / (shape.tiles_w * shape.tiles_h * shape.tiles_d);
-  return {b, td * Config::TileD, th * Config::TileH, tw * Config::TileW};
-}
-
 using FullBarrier = cutlass::arch::ClusterTransactionBarrier;
 using EmptyBarrier = cutlass::arch::ClusterBarrier;
 
+// Which stage is next, and the parity of its barriers' current phase.
 struct StageCursor {
   int stage = 0;
   uint32_t phase = 0;
@@ -91,34 +74,31 @@ struct StageCursor {
 };
 
 template <class Config>
-__device__ void load_box(const ConvMaps& maps, ConvStorage<Config>& storage, StageCursor cursor, int box, int tap,
-                         int n0, const TileOrigin& at) {
+__device__ void load_box(const ConvMaps& maps, const ConvShape& shape, ConvStorage<Config>& storage, StageCursor cursor,
+                         const ConvBlock& block, const KStep& k) {
   constexpr uint64_t kEvictNormal = 0x1000000000000000;
   constexpr int kBytes = (Config::BlockM + Config::BlockN) * Config::BlockK * sizeof(typename Config::Element);
   uint64_t& full = storage.full[cursor.stage];
-  const int c0 = box * Config::BlockK;
+  const int c0 = k.box * Config::BlockK;
   reinterpret_cast<FullBarrier&>(full).arrive_and_expect_tx(kBytes);
-  cute::SM90_TMA_LOAD_5D::copy(&maps.x, &full, kEvictNormal, storage.x[cursor.stage], c0, at.w, at.h, at.d, at.b);
-  cute::SM90_TMA_LOAD_3D::copy(&maps.weight, &full, kEvictNormal, storage.weight[cursor.stage], c0, tap, n0);
+  cute::SM90_TMA_LOAD_5D::copy(&maps.x, &full, kEvictNormal, storage.x[cursor.stage], c0, block.w + k.dw,
+                               block.h + k.dh, block.d + k.dd, block.b);
+  // Beyond C the box reads the next tap's weights; x is zero there.
+  const auto at = weight_origin(shape, block, k);
+  cute::SM90_TMA_LOAD_5D::copy(&maps.weight, &full, kEvictNormal, storage.weight[cursor.stage], at[0], at[1], at[2],
+                               at[3], at[4]);
 }
 
 template <class Config>
-__device__ void produce(const ConvMaps& maps, const ConvShape& shape, ConvStorage<Config>& storage, int n0,
-                        const TileOrigin& origin) {
+__device__ void produce(const ConvMaps& maps, const ConvShape& shape, ConvStorage<Config>& storage,
+                        const ConvBlock& block) {
   StageCursor cursor;
-  int tap = 0;
-  for (int td = 0; td < shape.taps_d; ++td) {
-    for (int th = 0; th < shape.taps_h; ++th) {
-      for (int tw = 0; tw < shape.taps_w; ++tw, ++tap) {
-        const TileOrigin at{origin.b, origin.d + td - shape.taps_d / 2, origin.h + th - shape.taps_h / 2,
-                            origin.w + tw - shape.taps_w / 2};
-        for (int box = 0; box < Config::Boxes; ++box) {
-          reinterpret_cast<EmptyBarrier&>(storage.empty[cursor.stage]).wait(cursor.phase ^ 1);
-          load_box<Config>(maps, storage, cursor, box, tap, n0, at);
-          cursor.advance<Config::Stages>();
-        }
-      }
-    }
+  KStep k = first_step(shape, block);
+  for (int step = block.k_begin; step < block.k_end; ++step) {
+    reinterpret_cast<EmptyBarrier&>(storage.empty[cursor.stage]).wait(cursor.phase ^ 1);
+    load_box<Config>(maps, shape, storage, cursor, block, k);
+    cursor.advance<Config::Stages>();
+    next_step(shape, block, k);
   }
 }
 
@@ -153,42 +133,72 @@ __device__ void release(ConvStorage<Config>& storage, int stage) {
 }
 
 template <class Config, class Accumulator>
-__device__ void consume(const ConvShape& shape, ConvStorage<Config>& storage, int thread, Accumulator& acc) {
+__device__ void consume(const ConvShape& shape, ConvStorage<Config>& storage, const ConvBlock& block, int thread,
+                        Accumulator& acc) {
   using namespace cute;
   typename Config::Mma mma;
   StageCursor cursor;
-  int previous = 0;
-  const auto step = [&](auto steps) {
-    issue_box<Config, decltype(steps)::value>(storage, cursor, thread, mma, acc);
-    // One box's products stay in flight: those of the box before are done, its stage can be filled again.
-    warpgroup_wait<1>();
-    warpgroup_fence_operand(acc);
-    release(storage, previous);
-    previous = cursor.stage;
-    cursor.advance<Config::Stages>();
-  };
   constexpr auto kAllSteps = Int<Config::BlockK / Config::StepK>{};
-  const auto tap_from_box = [&](auto first) {
-    CUTLASS_PRAGMA_UNROLL
-    for (int box = decltype(first)::value; box < Config::FullBoxes; ++box) {
-      step(kAllSteps);
-    }
-    if constexpr (Config::TailSteps > 0) {
-      step(Int<Config::TailSteps>{});
-    }
-  };
   // The first box apart: it overwrites the accumulators, and inside the loop that would make ptxas serialize wgmma.
   mma.accumulate_ = GMMA::ScaleOut::Zero;
   issue_box<Config, kAllSteps>(storage, cursor, thread, mma, acc);
-  cursor.advance<Config::Stages>();
-  tap_from_box(Int<1>{});
-  const int taps = shape.taps_d * shape.taps_h * shape.taps_w;
-  CUTLASS_PRAGMA_NO_UNROLL
-  for (int tap = 1; tap < taps; ++tap) {
-    tap_from_box(Int<0>{});
+  if constexpr (Config::Channels > 0) {
+    int previous = cursor.stage;
+    cursor.advance<Config::Stages>();
+    const auto step = [&](auto steps) {
+      issue_box<Config, decltype(steps)::value>(storage, cursor, thread, mma, acc);
+      // One box's products stay in flight: those of the box before are done, its stage can be filled again.
+      warpgroup_wait<1>();
+      warpgroup_fence_operand(acc);
+      release(storage, previous);
+      previous = cursor.stage;
+      cursor.advance<Config::Stages>();
+    };
+    const auto tap_from_box = [&](auto first) {
+      CUTLASS_PRAGMA_UNROLL
+      for (int box = decltype(first)::value; box < Config::FullBoxes; ++box) {
+        step(kAllSteps);
+      }
+      if constexpr (Config::TailSteps > 0) {
+        step(Int<Config::TailSteps>{});
+      }
+    };
+    tap_from_box(Int<1>{});
+    const int taps = shape.taps_d * shape.taps_h * shape.taps_w;
+    CUTLASS_PRAGMA_NO_UNROLL
+    for (int tap = 1; tap < taps; ++tap) {
+      tap_from_box(Int<0>{});
+    }
+    warpgroup_wait<0>();
+    warpgroup_fence_operand(acc);
+  } else {
+    // A loop over single boxes that leaves products in flight is serialized too; the other warpgroup fills the gap.
+    warpgroup_wait<0>();
+    warpgroup_fence_operand(acc);
+    release(storage, cursor.stage);
+    cursor.advance<Config::Stages>();
+    CUTLASS_PRAGMA_NO_UNROLL
+    for (int step = block.k_begin + 1; step < block.k_end; ++step) {
+      issue_box<Config, kAllSteps>(storage, cursor, thread, mma, acc);
+      warpgroup_wait<0>();
+      warpgroup_fence_operand(acc);
+      release(storage, cursor.stage);
+      cursor.advance<Config::Stages>();
+    }
   }
-  warpgroup_wait<0>();
-  warpgroup_fence_operand(acc);
+}
+
+// Programmatic dependent launch: a kernel starts while the one before drains, and reads what that wrote after this.
+__device__ inline void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ inline void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
 }
 
 template <class Config, class Epilogue>
@@ -207,19 +217,26 @@ __global__ void __launch_bounds__(Config::Threads, 1)
     cutlass::arch::fence_barrier_init();
   }
   __syncthreads();
-  const int n0 = blockIdx.x * Config::BlockN;
-  const TileOrigin origin = tile_origin<Config>(shape, blockIdx.y);
+  wait_for_kernel_before();
+  const ConvBlock block = this_block<Config::BlockM, Config::BlockN>(shape);
   if (warpgroup == 0) {
-    cutlass::arch::warpgroup_reg_dealloc<24>();
+    cutlass::arch::warpgroup_reg_dealloc<40>();
     if (threadIdx.x == 0) {
-      produce<Config>(maps, shape, storage, n0, origin);
+      produce<Config>(maps, shape, storage, block);
+    }
+    if (Epilogue::kClusters && shape.split > 1) {
+      cluster_arrive();  // the partial sums are there
+      cluster_wait();
+      cluster_arrive();  // and were read
+      cluster_wait();
     }
   } else {
-    cutlass::arch::warpgroup_reg_alloc<240>();
+    cutlass::arch::warpgroup_reg_alloc<232>();
     const int thread = threadIdx.x - 128;
     auto acc = partition_fragment_C(typename Config::Mma{}, Shape<Int<Config::BlockM>, Int<Config::BlockN>>{});
-    consume<Config>(shape, storage, thread, acc);
-    Epilogue::template run<Config>(params, shape, origin, n0, acc, thread, memory);
+    consume<Config>(shape, storage, block, thread, acc);
+    let_next_kernel_start();
+    Epilogue::template run<Config>(params, shape, block, acc, thread, memory);
   }
 #endif
 }
@@ -240,34 +257,42 @@ inline void check_hopper() {
   STD_TORCH_CHECK(major == 9, "needs a Hopper GPU (compute capability 9.0), this is ", major, ".x");
 }
 
-inline int ceil_div(int a, int b) {
-  return (a + b - 1) / b;
-}
-
-// x: (B, D, H, W, C) with a pixel stride that may exceed C (a slice of a wider buffer); weight: (N, taps, C)
-// contiguous.
+// Launches one block per tile, BlockN outputs and phase, `shape.split` times over. x: the first channel of pixel
+// (0, 0, 0, 0), `pixel_stride` elements between pixels; weight: (phases * outputs, taps, C) contiguous.
 template <class Config, class Epilogue>
-void launch_conv(const void* x, int64_t pixel_stride, const void* weight, int outputs, ConvShape shape,
+void launch_conv(const void* x, int64_t pixel_stride, const void* weight, ConvShape shape,
                  const typename Epilogue::Params& params, cudaStream_t stream) {
   check_hopper();
-  shape.tiles_d = ceil_div(shape.depth, Config::TileD);
-  shape.tiles_h = ceil_div(shape.height, Config::TileH);
-  shape.tiles_w = ceil_div(shape.width, Config::TileW);
-  const uint64_t c = Config::Channels, w = shape.width, h = shape.height, d = shape.depth, p = pixel_stride;
-  const uint64_t taps = static_cast<uint64_t>(shape.taps_d) * shape.taps_h * shape.taps_w, n = outputs;
-  const std::array<uint64_t, 5> x_sizes{c, w, h, d, static_cast<uint64_t>(shape.batch)};
-  const std::array<uint64_t, 4> x_strides{p, p * w, p * w * h, p * w * h * d};
-  const ConvMaps maps{
-      make_tensor_map<5>(x, x_sizes, x_strides, {Config::BlockK, Config::TileW, Config::TileH, Config::TileD, 1}),
-      make_tensor_map<3>(weight, {c, taps, n}, {c, c * taps}, {Config::BlockK, 1, Config::BlockN})};
+  complete(shape, Config::BlockM);
+  STD_TORCH_CHECK(Config::Channels == 0 || shape.channels == Config::Channels, "conv: made for ", Config::Channels,
+                  " channels, got ", shape.channels);
+  STD_TORCH_CHECK(Epilogue::kClusters || shape.split == 1, "conv: this epilogue sums over no cluster");
+  STD_TORCH_CHECK(shape.tile_d * shape.tile_h * shape.tile_w == Config::BlockM, "conv: a tile must have ",
+                  Config::BlockM, " pixels");
+  STD_TORCH_CHECK(!shape.permuted || (shape.outputs % shape.group == 0 && Config::BlockN % shape.group == 0),
+                  "conv: outputs must be a multiple of ", shape.group, ", got ", shape.outputs);
+  const ConvMaps maps{tensor_map(x, pixel_box(pixel_stride, shape)),
+                      tensor_map(weight, weight_box(shape, Config::BlockN))};
   constexpr int kShared = sizeof(ConvStorage<Config>);
   static_assert(kShared <= 232448, "a block has 227 KB of shared memory");
   static_assert(Epilogue::template shared_bytes<Config>() <= sizeof(ConvStorage<Config>));
   const auto kernel = &conv_kernel<Config, Epilogue>;
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   STD_TORCH_CHECK(error == cudaSuccess, "conv: ", cudaGetErrorString(error));
-  const dim3 grid(ceil_div(outputs, Config::BlockN), shape.tiles_d * shape.tiles_h * shape.tiles_w * shape.batch);
-  kernel<<<grid, Config::Threads, kShared, stream>>>(maps, shape, params);
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // start while the kernel before drains
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(shape.split)};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(ceil_div(shape.outputs, Config::BlockN), tiles(shape), shape.phases() * shape.split);
+  config.blockDim = dim3(Config::Threads);
+  config.dynamicSmemBytes = kShared;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = shape.split > 1 ? 2 : 1;
+  error = cudaLaunchKernelEx(&config, kernel, maps, shape, params);
+  STD_TORCH_CHECK(error == cudaSuccess, "conv: launch failed: ", cudaGetErrorString(error));
 }
 
 }  // namespace lpkernels::hopper

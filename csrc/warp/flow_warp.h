@@ -4,61 +4,51 @@
 //   deformation[b, d, h, w] = (x_w, y_h, z_d) + sum_k m[k + 1] (kp_source[b, k] - kp_driving[b, k])
 //   warped[b, c, d, h, w] = trilinear sample of volume[b, c] at the deformation, zeros outside
 //
-// with x_w = 2 w / (W - 1) - 1 (corners aligned) for the grid, and pixel ((x + 1) W - 1) / 2 (not aligned) for the
-// sample. The identity stands alone because the masks sum to one (LivePortrait's dense motion with the grid factored
-// out).
+// with the coordinates of sampling.h. The identity stands alone because the masks sum to one (LivePortrait's dense
+// motion with the grid factored out).
 #pragma once
 
-#include <cmath>
-
 #include "common/stable.h"
-
-#if defined(__CUDACC__)
-#define LPKERNELS_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define LPKERNELS_HOST_DEVICE inline
-#endif
+#include "warp/sampling.h"
 
 namespace lpkernels {
 
 struct FlowWarpShape {
   int batch, keypoints, channels, depth, height, width;
   int64_t voxels;  // depth * height * width
-  std::array<int64_t, 5> logits_strides, volume_strides;
+  // Channels of a voxel next to each other and voxels dense, in slices of wider voxels too: so is `warped` then, as a
+  // view of (B, H, W, D, C), for the next convolution's channels are (D, C).
+  bool channels_last;
+  std::array<int64_t, 5> logits_strides, volume_strides, warped_strides;
 };
 
-// Deformation coordinate (-1..1 over the volume) to a sample's position in voxels.
-LPKERNELS_HOST_DEVICE float to_voxel(float coordinate, int size) {
-  return ((coordinate + 1.f) * size - 1.f) * 0.5f;
-}
-
-// The eight corners of a trilinear sample: element offset into one channel and weight. Corners outside the volume get
-// weight and offset zero, and so do all eight where the position is outside or NaN: nothing is read out of bounds.
+// The eight corners of a trilinear sample: element offset into one channel and weight. A weight of zero marks a corner
+// that is not in the volume, or does not count: its value must not be used, for zero times infinity is NaN.
 struct Corners {
   int64_t offset[8];
   float weight[8];
 };
 
-LPKERNELS_HOST_DEVICE Corners corners_at(float x, float y, float z, const FlowWarpShape& shape) {
+LPKERNELS_HOST_DEVICE Corners corners_at(const float position[3], const FlowWarpShape& shape) {
+  const AxisPair x = axis_pair(to_voxel(position[0], shape.width), shape.width);
+  const AxisPair y = axis_pair(to_voxel(position[1], shape.height), shape.height);
+  const AxisPair z = axis_pair(to_voxel(position[2], shape.depth), shape.depth);
   Corners corners;
-  const float px = to_voxel(x, shape.width), py = to_voxel(y, shape.height), pz = to_voxel(z, shape.depth);
-  const bool inside = px > -1.f && px < shape.width && py > -1.f && py < shape.height && pz > -1.f && pz < shape.depth;
-  const float fx = floorf(px), fy = floorf(py), fz = floorf(pz);
   for (int i = 0; i < 8; ++i) {
     const int dx = i & 1, dy = (i >> 1) & 1, dz = i >> 2;
-    // Converting before the test on `inside` would be undefined for NaN and for positions beyond int.
-    const int xi = inside ? static_cast<int>(fx) + dx : -1;
-    const int yi = inside ? static_cast<int>(fy) + dy : -1;
-    const int zi = inside ? static_cast<int>(fz) + dz : -1;
-    const bool valid = xi >= 0 && xi < shape.width && yi >= 0 && yi < shape.height && zi >= 0 && zi < shape.depth;
-    const float wx = dx ? px - fx : 1.f - (px - fx);
-    const float wy = dy ? py - fy : 1.f - (py - fy);
-    const float wz = dz ? pz - fz : 1.f - (pz - fz);
-    corners.weight[i] = valid ? wx * wy * wz : 0.f;
-    corners.offset[i] =
-        valid ? zi * shape.volume_strides[2] + yi * shape.volume_strides[3] + xi * shape.volume_strides[4] : 0;
+    corners.weight[i] = x.weight[dx] * y.weight[dy] * z.weight[dz];
+    corners.offset[i] = (z.first + dz) * shape.volume_strides[2] + (y.first + dy) * shape.volume_strides[3] +
+                        (x.first + dx) * shape.volume_strides[4];
   }
   return corners;
+}
+
+// The deformation of voxel (d, h, w) from its weighted sum of the keypoints' motions.
+LPKERNELS_HOST_DEVICE void deform(const float shift[3], int d, int h, int w, const FlowWarpShape& shape,
+                                  float deformation[3]) {
+  deformation[0] = 2.f * w / (shape.width - 1) - 1.f + shift[0];
+  deformation[1] = 2.f * h / (shape.height - 1) - 1.f + shift[1];
+  deformation[2] = 2.f * d / (shape.depth - 1) - 1.f + shift[2];
 }
 
 // Checks everything the kernels rely on (the op can be called without the Python wrapper) and returns the shape.
@@ -79,10 +69,16 @@ void dispatch_warp(const Tensor& mask_logits, const Tensor& volume, Run&& run) {
 }
 
 struct FlowWarpOutputs {
-  Tensor warped;       // (B, C, D, H, W), the volume's dtype, contiguous
-  Tensor deformation;  // (B, D, H, W, 3), float32, contiguous
+  Tensor warped;       // (B, C, D, H, W), the volume's dtype, warped_strides
+  Tensor deformation;  // (B, D, H, W, 3), float32, contiguous; or empty
+
+  float* wanted_deformation() const {  // null where it is not wanted
+    return deformation.numel() == 0 ? nullptr : static_cast<float*>(deformation.data_ptr());
+  }
 };
 
-FlowWarpOutputs flow_warp_outputs(const FlowWarpShape& shape, const Tensor& volume, const Tensor& kp_source);
+// Allocates the outputs; those of `shape.channels_last` have its layout.
+FlowWarpOutputs flow_warp_outputs(const FlowWarpShape& shape, const Tensor& volume, const Tensor& kp_source,
+                                  bool want_deformation);
 
 }  // namespace lpkernels

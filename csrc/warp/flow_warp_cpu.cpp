@@ -1,5 +1,6 @@
 // flow_warp: schema, checks, and the CPU kernel. A task owns one row (b, d, h): its softmax and deformation along w,
 // the corners of its W samples, then channel after channel, so that gathers stay in cache. Bound by those gathers.
+// Strides decide the layouts of what is read and written; no output layout has code of its own.
 #include "warp/flow_warp.h"
 
 #include <algorithm>
@@ -50,12 +51,27 @@ FlowWarpShape flow_warp_shape(const Tensor& mask_logits, const Tensor& kp_source
   shape.voxels = volume.size(2) * volume.size(3) * volume.size(4);
   shape.logits_strides = strides_of<5>(mask_logits);
   shape.volume_strides = strides_of<5>(volume);
+  const auto& [image, channel, plane, row, voxel] = shape.volume_strides;
+  shape.channels_last = channel == 1 && voxel >= shape.channels && row == shape.width * voxel &&
+                        plane == int64_t{shape.height} * shape.width * voxel;
+  const int64_t c = shape.channels, d = shape.depth, h = shape.height, w = shape.width;
+  shape.warped_strides = shape.channels_last ? std::array<int64_t, 5>{h * w * d * c, 1, c, w * d * c, d * c}
+                                             : std::array<int64_t, 5>{c * d * h * w, d * h * w, h * w, w, 1};
   return shape;
 }
 
-FlowWarpOutputs flow_warp_outputs(const FlowWarpShape& shape, const Tensor& volume, const Tensor& kp_source) {
-  return {torch::stable::new_empty(volume, {shape.batch, shape.channels, shape.depth, shape.height, shape.width}),
-          torch::stable::new_empty(kp_source, {shape.batch, shape.depth, shape.height, shape.width, 3})};
+FlowWarpOutputs flow_warp_outputs(const FlowWarpShape& shape, const Tensor& volume, const Tensor& kp_source,
+                                  bool want_deformation) {
+  const int64_t b = shape.batch, c = shape.channels, d = shape.depth, h = shape.height, w = shape.width;
+  const Tensor deformation = want_deformation ? torch::stable::new_empty(kp_source, {b, d, h, w, 3})
+                                              : torch::stable::new_empty(kp_source, {0});
+  if (!shape.channels_last) {
+    return {torch::stable::new_empty(volume, {b, c, d, h, w}), deformation};
+  }
+  using torch::stable::transpose;
+  const Tensor warped = torch::stable::new_empty(volume, {b, h, w, d, c});
+  // (B, H, W, D, C) -> (B, C, W, D, H) -> (B, C, D, W, H) -> (B, C, D, H, W)
+  return {transpose(transpose(transpose(warped, 1, 4), 2, 3), 3, 4), deformation};
 }
 
 namespace {
@@ -89,52 +105,51 @@ void deform_row(const Logit* logits, const float* kp_source, const float* kp_dri
       }
     }
   }
-  const float y = 2.f * h / (shape.height - 1) - 1.f, z = 2.f * d / (shape.depth - 1) - 1.f;
   for (int w = 0; w < width; ++w) {
-    deformation[3 * w] = 2.f * w / (width - 1) - 1.f + shift[0][w] / sum[w];
-    deformation[3 * w + 1] = y + shift[1][w] / sum[w];
-    deformation[3 * w + 2] = z + shift[2][w] / sum[w];
+    const float mean[3] = {shift[0][w] / sum[w], shift[1][w] / sum[w], shift[2][w] / sum[w]};
+    deform(mean, d, h, w, shape, deformation + 3 * w);
   }
 }
 
 template <class T, class Logit>
 void flow_warp_rows(int64_t begin, int64_t end, const FlowWarpShape& shape, const Logit* logits, const float* kp_source,
                     const float* kp_driving, const T* volume, T* warped, float* deformation) {
-  std::vector<float> buffer;
+  std::vector<float> buffer, positions(3 * static_cast<size_t>(shape.width));
   std::vector<Corners> corners(shape.width);
   for (int64_t row = begin; row < end; ++row) {
     const int h = static_cast<int>(row % shape.height);
     const int d = static_cast<int>(row / shape.height % shape.depth);
     const int64_t b = row / (int64_t{shape.height} * shape.depth);
-    float* out_deformation = deformation + row * shape.width * 3;
     const auto& ls = shape.logits_strides;
     deform_row(logits + b * ls[0] + d * ls[2] + h * ls[3], kp_source + b * shape.keypoints * 3,
-               kp_driving + b * shape.keypoints * 3, d, h, shape, buffer, out_deformation);
-    for (int w = 0; w < shape.width; ++w) {
-      const float* position = out_deformation + 3 * w;
-      corners[w] = corners_at(position[0], position[1], position[2], shape);
+               kp_driving + b * shape.keypoints * 3, d, h, shape, buffer, positions.data());
+    if (deformation != nullptr) {
+      std::copy(positions.begin(), positions.end(), deformation + row * shape.width * 3);
     }
+    for (int w = 0; w < shape.width; ++w) {
+      corners[w] = corners_at(positions.data() + 3 * w, shape);
+    }
+    const auto& ws = shape.warped_strides;
     for (int c = 0; c < shape.channels; ++c) {
       const T* channel = volume + b * shape.volume_strides[0] + c * shape.volume_strides[1];
-      T* out = warped + ((b * shape.channels + c) * shape.depth + d) * shape.height * shape.width + h * shape.width;
+      T* out = warped + b * ws[0] + c * ws[1] + d * ws[2] + h * ws[3];
       for (int w = 0; w < shape.width; ++w) {
         float value = 0.f;
         for (int i = 0; i < 8; ++i) {
-          // A weight of zero marks a corner that is not there; its offset of zero is not the value's.
           if (corners[w].weight[i] != 0.f) {
             value += corners[w].weight[i] * static_cast<float>(channel[corners[w].offset[i]]);
           }
         }
-        out[w] = static_cast<T>(value);
+        out[w * ws[4]] = static_cast<T>(value);
       }
     }
   }
 }
 
 std::tuple<Tensor, Tensor> flow_warp_cpu(const Tensor& mask_logits, const Tensor& kp_source, const Tensor& kp_driving,
-                                         const Tensor& volume) {
+                                         const Tensor& volume, bool want_deformation) {
   const FlowWarpShape shape = flow_warp_shape(mask_logits, kp_source, kp_driving, volume);
-  FlowWarpOutputs out = flow_warp_outputs(shape, volume, kp_source);
+  FlowWarpOutputs out = flow_warp_outputs(shape, volume, kp_source, want_deformation);
   dispatch_warp(mask_logits, volume, [&](auto element, auto logit) {
     using T = decltype(element);
     const auto* logits = static_cast<const decltype(logit)*>(mask_logits.data_ptr());
@@ -142,7 +157,7 @@ std::tuple<Tensor, Tensor> flow_warp_cpu(const Tensor& mask_logits, const Tensor
     const auto* source = static_cast<const float*>(kp_source.data_ptr());
     const auto* driving = static_cast<const float*>(kp_driving.data_ptr());
     auto* warped = static_cast<T*>(out.warped.data_ptr());
-    auto* deformation = static_cast<float*>(out.deformation.data_ptr());
+    float* deformation = out.wanted_deformation();
     const int64_t rows = int64_t{shape.batch} * shape.depth * shape.height;
     torch::stable::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
       flow_warp_rows(begin, end, shape, logits, source, driving, values, warped, deformation);
@@ -156,8 +171,8 @@ std::tuple<Tensor, Tensor> flow_warp_cpu(const Tensor& mask_logits, const Tensor
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lpkernels, library) {
   library.def(
-      "flow_warp(Tensor mask_logits, Tensor kp_source, Tensor kp_driving, Tensor volume) -> (Tensor warped, Tensor "
-      "deformation)");
+      "flow_warp(Tensor mask_logits, Tensor kp_source, Tensor kp_driving, Tensor volume, bool want_deformation=True) "
+      "-> (Tensor warped, Tensor deformation)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lpkernels, CPU, library) {

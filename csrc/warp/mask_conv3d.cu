@@ -8,7 +8,7 @@
 // through shared memory in FP32. Bound by the tensor cores: 7 * 22 = 154 columns fill a tile that 22 would leave empty.
 #include "common/cuda.h"
 #include "common/kernel_table.h"
-#include "hopper/conv.cuh"
+#include "hopper/epilogue.cuh"
 
 namespace lpkernels {
 namespace {
@@ -16,34 +16,29 @@ namespace {
 using namespace hopper;
 
 constexpr int kOutputs = 22, kTaps = 7, kColumns = 160, kChannels = 144;
-using MaskConfig = ConvConfig</*TileD=*/1, /*TileH=*/4, /*TileW=*/64, kColumns, kChannels, /*Stages=*/4>;
+constexpr int kTileH = 4, kTileW = 64;
+using MaskConfig = ConvConfig<kTileH * kTileW, kColumns, /*Stages=*/4, kChannels>;
 
 struct ShiftedSum {
+  static constexpr bool kClusters = false;
+
   struct Params {
     const float* bias;
     float* logits;
   };
-  // Floats in a row of P: 8 mod 32 banks, so that the 8-byte stores of a warp, 8 rows by 4 pairs, never collide.
-  static constexpr int kPitch = kColumns + 8;
 
   template <class Config>
   static constexpr size_t shared_bytes() {
-    return sizeof(float) * Config::BlockM * kPitch;
+    return sizeof(float) * Config::BlockM * Staged<Config>::kPitch;
   }
 
   template <class Config, class Accumulator>
-  __device__ static void run(const Params& params, const ConvShape& shape, const TileOrigin& origin, int,
+  __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block,
                              const Accumulator& acc, int thread, unsigned char* memory) {
-    using namespace cute;
+    constexpr int kPitch = Staged<Config>::kPitch;
     float* columns = reinterpret_cast<float*>(memory);
-    const auto coordinates = typename Config::Mma{}.get_thread_slice(thread).partition_C(
-        make_identity_tensor(Shape<Int<Config::BlockM>, Int<Config::BlockN>>{}));
     sync_consumers();  // until then the other warpgroup may read the stages that P overwrites
-    CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < size(acc); i += 2) {
-      const int m = get<0>(coordinates(i)), n = get<1>(coordinates(i));
-      *reinterpret_cast<float2*>(columns + m * kPitch + n) = make_float2(acc(i), acc(i + 1));
-    }
+    Staged<Config>::store(acc, thread, columns);
     sync_consumers();
     // A warp sums one pixel at a time, a lane per output: neighbouring lanes read neighbouring columns.
     const int o = thread % 32;
@@ -52,7 +47,7 @@ struct ShiftedSum {
     }
     const float bias = params.bias[o];
     for (int m = thread / 32; m < Config::BlockM; m += 8) {
-      const int w = m % Config::TileW, h = origin.h + m / Config::TileW;
+      const int w = m % kTileW, h = block.h + m / kTileW;
       if (w >= shape.width || h >= shape.height) {
         continue;
       }
@@ -60,11 +55,11 @@ struct ShiftedSum {
       CUTLASS_PRAGMA_UNROLL
       for (int k = 0; k < kTaps; ++k) {
         const int shift = k - kTaps / 2;
-        if (w + shift >= 0 && w + shift < Config::TileW) {  // beyond shape.width P is zero: its x was padding
+        if (w + shift >= 0 && w + shift < kTileW) {  // beyond shape.width P is zero: its x was padding
           sum += columns[(m + shift) * kPitch + k * kOutputs + o];
         }
       }
-      const int64_t pixel = ((int64_t{origin.b} * shape.depth + origin.d) * shape.height + h) * shape.width + w;
+      const int64_t pixel = ((int64_t{block.b} * shape.depth + block.d) * shape.height + h) * shape.width + w;
       params.logits[pixel * kOutputs + o] = sum;
     }
   }
@@ -84,8 +79,8 @@ bool is(const Tensor& tensor, std::initializer_list<int64_t> sizes, ScalarType d
 }
 
 Tensor mask_conv3d_cuda(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  STD_TORCH_CHECK(x.dim() == 5 && x.numel() > 0 && x.size(4) == kChannels && x.size(3) <= MaskConfig::TileW &&
-                      x.is_contiguous() && x.scalar_type() == ScalarType::Half,
+  STD_TORCH_CHECK(x.dim() == 5 && x.numel() > 0 && x.size(4) == kChannels && x.size(3) <= kTileW && x.is_contiguous() &&
+                      x.scalar_type() == ScalarType::Half,
                   "mask_conv3d: x must be contiguous float16 of shape (B, D, H, W <= 64, 144), got ", shape_string(x));
   STD_TORCH_CHECK(is(weight, {kColumns, kTaps, kTaps, kChannels}, ScalarType::Half),
                   "mask_conv3d: weight must be contiguous float16 of shape (160, 7, 7, 144), got ",
@@ -99,12 +94,16 @@ Tensor mask_conv3d_cuda(const Tensor& x, const Tensor& weight, const Tensor& bia
                   .depth = static_cast<int>(x.size(1)),
                   .height = static_cast<int>(x.size(2)),
                   .width = static_cast<int>(x.size(3)),
+                  .channels = kChannels,
+                  .outputs = kColumns,
                   .taps_d = kTaps,
                   .taps_h = kTaps,
-                  .taps_w = 1};
+                  .taps_w = 1,
+                  .tile_h = kTileH,
+                  .tile_w = kTileW};
   Tensor logits = torch::stable::new_empty(bias, {x.size(0), x.size(1), x.size(2), x.size(3), kOutputs});
   launch_conv<MaskConfig, ShiftedSum>(
-      x.data_ptr(), kChannels, weight.data_ptr(), kColumns, shape,
+      x.data_ptr(), kChannels, weight.data_ptr(), shape,
       {static_cast<const float*>(bias.data_ptr()), static_cast<float*>(logits.data_ptr())}, current_stream(x));
   check_launch("mask_conv3d");
   return logits;

@@ -1,0 +1,189 @@
+// conv_act on Hopper: y = act(conv(x, weight) + bias + residual) * gain, and y's instance-norm statistics.
+//
+// Layouts: x and y channels-last, weight (O, taps, C). A block owns BlockM pixels and BlockN outputs; each thread holds
+// eight (four where O is no multiple of 32) neighbouring outputs of a pixel, so that everything but the bias is read
+// and written in one access. Statistics: a block reduces its columns to mean and M2, and a second kernel combines the
+// blocks' in a fixed order. Bound by the tensor cores (hopper/conv.cuh).
+#include "common/cuda.h"
+#include "common/kernel_table.h"
+#include "hopper/activation.h"
+#include "hopper/epilogue.cuh"
+#include "hopper/statistics.cuh"
+
+#include <optional>
+
+namespace lpkernels {
+namespace {
+
+using namespace hopper;
+
+struct ConvAct {
+  struct Params {
+    const float* bias;
+    const __half* residual;  // null: none
+    const float* gain;       // null: none
+    __half* out;
+    float2* partials;  // null: no statistics; (tiles, O) mean and M2
+    int64_t residual_stride, out_stride;
+    float negative_slope;
+    int residual_shift;  // 1: the residual has half the height and width
+  };
+
+  template <int Width>
+  __device__ static void apply(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at,
+                               int output, float (&v)[Width]) {
+    const int64_t plane = int64_t{block.b} * shape.depth + at.d;
+    const int64_t pixel = (plane * shape.height + at.h) * shape.width + at.w;
+    float bias[Width];
+    load_vector(params.bias + output, bias);
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < Width; ++i) {
+      v[i] += bias[i];
+    }
+    if (params.residual != nullptr) {
+      const int shift = params.residual_shift;
+      const int64_t source =
+          (plane * (shape.height >> shift) + (at.h >> shift)) * (shape.width >> shift) + (at.w >> shift);
+      float residual[Width];
+      load_vector(params.residual + source * params.residual_stride + output, residual);
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < Width; ++i) {
+        v[i] += residual[i];
+      }
+    }
+    const float gain = params.gain != nullptr ? __ldg(params.gain + pixel) : 1.f;
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < Width; ++i) {
+      v[i] = leaky_relu(v[i], params.negative_slope) * gain;
+    }
+    store_vector(params.out + pixel * params.out_stride + output, v);
+  }
+
+  template <class Config, int Width, class Accumulator>
+  __device__ static void finish(const Params& params, const ConvShape& shape, const ConvBlock& block,
+                                const Accumulator& acc, int thread, unsigned char* memory) {
+    if (params.partials != nullptr) {
+      column_statistics<Config, Width>(shape, block, acc, thread, memory, params.partials);
+    }
+  }
+};
+
+using Narrow = ConvConfig</*BlockM=*/256, /*BlockN=*/64, /*Stages=*/5>;
+using Square = ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>;
+using Wide = ConvConfig</*BlockM=*/128, /*BlockN=*/256, /*Stages=*/4>;
+// The hourglass's last convolution: 142 channels on 142, padded.
+using Hourglass = ConvConfig</*BlockM=*/256, /*BlockN=*/144, /*Stages=*/4, /*Channels=*/144>;
+
+void check_same_grid(const char* name, const Activation& other, const Activation& out, int shift) {
+  STD_TORCH_CHECK(other.batch == out.batch && other.depth == out.depth && other.height << shift == out.height &&
+                      other.width << shift == out.width && other.channels == out.channels,
+                  "conv_act: ", name, " does not fit out");
+}
+
+enum class Kernel { kNarrow, kSquare, kWide, kHourglass };
+
+// A block as narrow as the outputs wastes no product; of the others the wide one reads x half as often, where there are
+// pixels enough for it.
+Kernel choose(const ConvShape& shape) {
+  const int64_t pixels = int64_t{shape.batch} * shape.depth * shape.height * shape.width;
+  if (shape.outputs == 144) {
+    return Kernel::kHourglass;
+  }
+  if (shape.outputs <= 64 && pixels >= 256 * 132) {
+    return Kernel::kNarrow;
+  }
+  return shape.outputs % 256 == 0 && pixels / 128 * shape.outputs / 256 >= 120 ? Kernel::kWide : Kernel::kSquare;
+}
+
+template <class Config, int Width>
+void launch(const Activation& x, const Tensor& weight, ConvShape shape, const ConvAct::Params& params,
+            cudaStream_t stream) {
+  shape.permuted = shape.split == 1;
+  shape.group = Fragment<Width>::kGroup;
+  launch_conv<Config, PixelEpilogue<ConvAct, Width>>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
+}
+
+void launch(Kernel kernel, const Activation& x, const Tensor& weight, const ConvShape& shape,
+            const ConvAct::Params& params, cudaStream_t stream) {
+  switch (kernel) {
+    case Kernel::kNarrow:
+      return launch<Narrow, 8>(x, weight, shape, params, stream);
+    case Kernel::kSquare:
+      return launch<Square, 8>(x, weight, shape, params, stream);
+    case Kernel::kWide:
+      return launch<Wide, 8>(x, weight, shape, params, stream);
+    case Kernel::kHourglass:
+      return launch<Hourglass, 4>(x, weight, shape, params, stream);
+  }
+}
+
+void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& bias, double negative_slope,
+                   const std::optional<Tensor>& residual_tensor, const std::optional<Tensor>& gain,
+                   const Tensor& out_tensor, const std::optional<Tensor>& stats) {
+  const Activation x = activation("conv_act", "x", x_tensor), out = activation("conv_act", "out", out_tensor);
+  ConvShape shape = conv_shape("conv_act", x, weight, /*scale=*/1);
+  STD_TORCH_CHECK(out.same_grid(x) && out.channels == shape.outputs &&
+                      (shape.outputs % 32 == 0 || (shape.outputs == 144 && shape.channels == 144)),
+                  "conv_act: out must have the pixels of x and the outputs of weight, a multiple of 32 (or 144 of 144 "
+                  "channels); got ",
+                  shape_string(out_tensor));
+  check_floats("conv_act", "bias", bias, {shape.outputs});
+  ConvAct::Params params{.bias = static_cast<const float*>(bias.data_ptr()),
+                         .residual = nullptr,
+                         .gain = nullptr,
+                         .out = static_cast<__half*>(out.data),
+                         .partials = nullptr,
+                         .residual_stride = 0,
+                         .out_stride = out.pixel_stride,
+                         .negative_slope = static_cast<float>(negative_slope),
+                         .residual_shift = 0};
+  if (residual_tensor) {
+    const Activation residual = activation("conv_act", "residual", *residual_tensor);
+    params.residual_shift = residual.height == out.height && residual.width == out.width ? 0 : 1;
+    check_same_grid("residual", residual, out, params.residual_shift);
+    params.residual = static_cast<const __half*>(residual.data);
+    params.residual_stride = residual.pixel_stride;
+  }
+  if (gain) {
+    STD_TORCH_CHECK(out.depth == 1, "conv_act: gain goes with pictures, got ", shape_string(out_tensor));
+    check_floats("conv_act", "gain", *gain, {out.batch, out.height, out.width});
+    params.gain = static_cast<const float*>(gain->data_ptr());
+  }
+  const torch::stable::accelerator::DeviceGuard guard(x_tensor.get_device_index());
+  const cudaStream_t stream = current_stream(x_tensor);
+  const Kernel kernel = choose(shape);
+  complete(shape, kernel == Kernel::kNarrow || kernel == Kernel::kHourglass ? 256 : 128);
+  if (!stats) {
+    shape.split = kernel == Kernel::kSquare ? split_for(tiles(shape) * ceil_div(shape.outputs, 128), shape) : 1;
+    launch(kernel, x, weight, shape, params, stream);
+    return check_launch("conv_act");
+  }
+  check_floats("conv_act", "stats", *stats, {out.batch, shape.outputs, 2});
+  Tensor partials = torch::stable::new_empty(bias, {tiles(shape), shape.outputs, 2});
+  params.partials = static_cast<float2*>(partials.data_ptr());
+  launch(kernel, x, weight, shape, params, stream);
+  combine_statistics(shape, params.partials, static_cast<float2*>(stats->data_ptr()), stream);
+  check_launch("conv_act");
+}
+
+template <class Config, int Width>
+RegisterKernel registered(const char* name) {
+  return RegisterKernel({name, reinterpret_cast<const void*>(&conv_kernel<Config, PixelEpilogue<ConvAct, Width>>),
+                         Config::Threads, sizeof(ConvStorage<Config>)});
+}
+const RegisterKernel kernels[] = {registered<Narrow, 8>("conv_act<256x64>"), registered<Square, 8>("conv_act<128x128>"),
+                                  registered<Wide, 8>("conv_act<128x256>"),
+                                  registered<Hourglass, 4>("conv_act<256x144, 144 channels>")};
+
+}  // namespace
+}  // namespace lpkernels
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lpkernels, library) {
+  library.def(
+      "conv_act(Tensor x, Tensor weight, Tensor bias, float negative_slope, Tensor? residual, Tensor? gain, Tensor(a!) "
+      "out, Tensor(b!)? stats) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lpkernels, CUDA, library) {
+  library.impl("conv_act", TORCH_BOX(&lpkernels::conv_act_cuda));
+}

@@ -1,0 +1,164 @@
+// conv_pool on Hopper: y = the mean over 2x2 pixels of relu(conv(x, weight) + bias), a down block of the hourglass.
+//
+// Layouts: x (B, D, H, W, C), y (B, D, H/2, W/2, O), both perhaps slices of a wider buffer; weight (O, 3, 3, 3, C). A
+// block owns 8 pixels in w: then rows r and r + 8 of its tile are neighbours in h and lie in one thread, those in w in
+// threads next to each other, and pooling needs registers and one shuffle. Small maps share a tile's sum among the
+// blocks of a cluster and pool what they add up. Bound by the tensor cores, the smallest maps by reading the weight.
+#include "common/cuda.h"
+#include "common/kernel_table.h"
+#include "hopper/activation.h"
+#include "hopper/epilogue.cuh"
+
+namespace lpkernels {
+namespace {
+
+using namespace hopper;
+
+struct PoolEpilogue {
+  static constexpr bool kClusters = true;
+
+  struct Params {
+    const float* bias;
+    __half* out;
+    int64_t out_stride;
+  };
+
+  template <class Config>
+  static constexpr size_t shared_bytes() {
+    return sizeof(float) * Config::BlockM * Staged<Config>::kPitch;
+  }
+
+  // `at`: the upper left of the four pixels; v: their sum.
+  template <int Width>
+  __device__ static void store(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at,
+                               int output, float (&v)[Width]) {
+    CUTLASS_PRAGMA_UNROLL
+    for (float& value : v) {
+      value *= 0.25f;
+    }
+    const int64_t row = (int64_t{block.b} * shape.depth + at.d) * (shape.height / 2) + at.h / 2;
+    store_vector(params.out + (row * (shape.width / 2) + at.w / 2) * params.out_stride + output, v);
+  }
+
+  template <class Config, class Accumulator>
+  __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
+                             int thread, unsigned char* memory) {
+    if (shape.split > 1) {
+      return with_cluster_sums<Config>(
+          acc, thread, memory, [&](const float* staged) { pool_staged<Config>(params, shape, block, staged, thread); });
+    }
+    using F = Fragment<8>;
+    CUTLASS_PRAGMA_UNROLL
+    for (int tile_m = 0; tile_m < Config::BlockM / 128; ++tile_m) {
+      const Pixel at = pixel_at(shape, block, F::row(thread, tile_m, 0));
+      CUTLASS_PRAGMA_UNROLL
+      for (int j = 0; j < Config::BlockN / F::kGroup; ++j) {
+        const int output = block.n + F::output(thread, j);
+        const bool wanted = output < shape.outputs;
+        float bias[8] = {}, v[8];
+        if (wanted) {
+          load_vector(params.bias + output, bias);
+        }
+        CUTLASS_PRAGMA_UNROLL
+        for (int i = 0; i < 8; ++i) {
+          const float upper = fmaxf(acc(F::index(Config::BlockN, tile_m, 0, j, i)) + bias[i], 0.f);
+          v[i] = upper + fmaxf(acc(F::index(Config::BlockN, tile_m, 1, j, i)) + bias[i], 0.f);
+          v[i] += __shfl_xor_sync(~0u, v[i], 4);
+        }
+        if (wanted && at.w % 2 == 0 && inside(shape, at)) {
+          store(params, shape, block, at, output, v);
+        }
+      }
+    }
+  }
+
+  template <class Config>
+  __device__ static void pool_staged(const Params& params, const ConvShape& shape, const ConvBlock& block,
+                                     const float* staged, int thread) {
+    constexpr int kVectors = Config::BlockN / 8, kPitch = Staged<Config>::kPitch;
+    const int rank = static_cast<int>(cute::block_rank_in_cluster());
+    for (int item = rank * 256 + thread; item < Config::BlockM / 4 * kVectors; item += shape.split * 256) {
+      const int pooled = item / kVectors, output = block.n + item % kVectors * 8;
+      // The tile's 2x2 groups in the order w, h, d; and the row of each one's first pixel.
+      const int w = pooled & (shape.tile_w / 2 - 1), rest = pooled >> (shape.log_w - 1);
+      const int first = (rest << (shape.log_w + 1)) + 2 * w;
+      const Pixel at = pixel_at(shape, block, first);
+      if (!inside(shape, at) || output >= shape.outputs) {
+        continue;
+      }
+      float bias[8], v[8] = {};
+      load_vector(params.bias + output, bias);
+      for (int i = 0; i < 4; ++i) {
+        const int row = first + i % 2 + i / 2 * shape.tile_w;
+        float sum[8];
+        sum_over_cluster(staged + row * kPitch + item % kVectors * 8, shape.split, sum);
+        CUTLASS_PRAGMA_UNROLL
+        for (int c = 0; c < 8; ++c) {
+          v[c] += fmaxf(sum[c] + bias[c], 0.f);
+        }
+      }
+      store(params, shape, block, at, output, v);
+    }
+  }
+};
+
+using Narrow = ConvConfig</*BlockM=*/256, /*BlockN=*/64, /*Stages=*/5>;
+using Square = ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>;
+
+template <class Config>
+void launch(const Activation& x, const Tensor& weight, ConvShape shape, const PoolEpilogue::Params& params,
+            cudaStream_t stream) {
+  // The whole width of a small map in one tile wastes less of it, and its blocks share sums anyway.
+  const int widest = 1 << log2_of(shape.width);
+  shape.tile_w = std::min(8, std::max(2, widest));
+  shape.tile_h = std::min(Config::BlockM / shape.tile_w, std::max(2, 1 << log2_of(shape.height)));
+  shape.tile_d = Config::BlockM / shape.tile_w / shape.tile_h;
+  complete(shape, Config::BlockM);
+  shape.split = split_for(tiles(shape) * ceil_div(shape.outputs, Config::BlockN), shape);
+  if (shape.split == 1 && shape.tile_w != 8) {
+    shape.tile_h = shape.tile_h * shape.tile_w / 8 >= 2 ? shape.tile_h * shape.tile_w / 8 : 2;
+    shape.tile_w = 8;
+    shape.tile_d = Config::BlockM / shape.tile_w / shape.tile_h;
+    complete(shape, Config::BlockM);
+  }
+  shape.permuted = shape.split == 1;
+  launch_conv<Config, PoolEpilogue>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
+}
+
+void conv_pool_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& bias, const Tensor& out_tensor) {
+  const Activation x = activation("conv_pool", "x", x_tensor), out = activation("conv_pool", "out", out_tensor);
+  const ConvShape shape = conv_shape("conv_pool", x, weight, /*scale=*/1);
+  STD_TORCH_CHECK(x_tensor.dim() == 5 && x.height % 2 == 0 && x.width % 2 == 0 && out.batch == x.batch &&
+                      out.depth == x.depth && 2 * out.height == x.height && 2 * out.width == x.width &&
+                      out.channels == shape.outputs && shape.outputs % 32 == 0,
+                  "conv_pool: out must be (B, D, H/2, W/2, O) for x (B, D, H, W, C), O a multiple of 32; got ",
+                  shape_string(out_tensor), " and ", shape_string(x_tensor));
+  check_floats("conv_pool", "bias", bias, {shape.outputs});
+  const PoolEpilogue::Params params{static_cast<const float*>(bias.data_ptr()), static_cast<__half*>(out.data),
+                                    out.pixel_stride};
+  const torch::stable::accelerator::DeviceGuard guard(x_tensor.get_device_index());
+  if (shape.outputs <= 64) {
+    launch<Narrow>(x, weight, shape, params, current_stream(x_tensor));
+  } else {
+    launch<Square>(x, weight, shape, params, current_stream(x_tensor));
+  }
+  check_launch("conv_pool");
+}
+
+template <class Config>
+RegisterKernel registered(const char* name) {
+  return RegisterKernel({name, reinterpret_cast<const void*>(&conv_kernel<Config, PoolEpilogue>), Config::Threads,
+                         sizeof(ConvStorage<Config>)});
+}
+const RegisterKernel kernels[] = {registered<Narrow>("conv_pool<256x64>"), registered<Square>("conv_pool<128x128>")};
+
+}  // namespace
+}  // namespace lpkernels
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lpkernels, library) {
+  library.def("conv_pool(Tensor x, Tensor weight, Tensor bias, Tensor(a!) out) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lpkernels, CUDA, library) {
+  library.impl("conv_pool", TORCH_BOX(&lpkernels::conv_pool_cuda));
+}

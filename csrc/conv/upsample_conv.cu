@@ -1,0 +1,105 @@
+// upsample_conv on Hopper: nearest upsampling by 2 or 4 in h and w, conv of three taps an axis, bias and activation, as
+// sub-pixel convolutions on the small grid with summed taps (lpkernels/rewrites.py, upsample_conv_phases).
+//
+//   y[s h + r, s w + q] = act(bias + sum over 2 x 2 taps of x[h + first(r) + i, w + first(q) + j] weight[phase(r, q),
+//   i, j])
+//
+// Layouts: x and y channels-last, y perhaps a slice of a wider buffer; weight (phases, O, [3,] 2, 2, C). A block owns
+// BlockM small pixels and BlockN outputs of one phase; with scale 4 the middle phase answers for two rows or columns.
+// Bound by the tensor cores; the smallest maps by reading the weight, which is why a cluster shares their sums.
+#include "common/cuda.h"
+#include "common/kernel_table.h"
+#include "hopper/activation.h"
+#include "hopper/epilogue.cuh"
+
+namespace lpkernels {
+namespace {
+
+using namespace hopper;
+
+struct Upsample {
+  struct Params {
+    const float* bias;
+    __half* out;
+    int64_t out_stride;
+    float negative_slope;
+  };
+
+  template <int Width>
+  __device__ static void apply(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at,
+                               int output, float (&v)[Width]) {
+    float bias[Width];
+    load_vector(params.bias + output, bias);
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < Width; ++i) {
+      v[i] = leaky_relu(v[i] + bias[i], params.negative_slope);
+    }
+    const Residues rows = residues(shape.scale, block.phase_h), columns = residues(shape.scale, block.phase_w);
+    const int64_t plane = (int64_t{block.b} * shape.depth + at.d) * shape.height * shape.scale;
+    for (int r = rows.first; r < rows.first + rows.count; ++r) {
+      for (int q = columns.first; q < columns.first + columns.count; ++q) {
+        const int64_t row = plane + at.h * shape.scale + r;
+        const int64_t pixel = row * shape.width * shape.scale + at.w * shape.scale + q;
+        store_vector(params.out + pixel * params.out_stride + output, v);
+      }
+    }
+  }
+
+  template <class Config, int Width, class Accumulator>
+  __device__ static void finish(const Params&, const ConvShape&, const ConvBlock&, const Accumulator&, int,
+                                unsigned char*) {}
+};
+
+using Narrow = ConvConfig</*BlockM=*/128, /*BlockN=*/64, /*Stages=*/8>;
+using Square = ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>;
+
+template <class Config>
+void launch(const Activation& x, const Tensor& weight, ConvShape shape, const Upsample::Params& params,
+            cudaStream_t stream) {
+  complete(shape, Config::BlockM);
+  shape.split = split_for(tiles(shape) * ceil_div(shape.outputs, Config::BlockN) * shape.phases(), shape);
+  shape.permuted = shape.split == 1;
+  launch_conv<Config, PixelEpilogue<Upsample, 8>>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
+}
+
+void upsample_conv_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& bias, double negative_slope,
+                        const Tensor& out_tensor) {
+  const Activation x = activation("upsample_conv", "x", x_tensor), out = activation("upsample_conv", "out", out_tensor);
+  const int scale = out.height == 4 * x.height ? 4 : 2;
+  const ConvShape shape = conv_shape("upsample_conv", x, weight, scale);
+  STD_TORCH_CHECK(
+      out_tensor.dim() == x_tensor.dim() && out.batch == x.batch && out.depth == x.depth &&
+          out.height == scale * x.height && out.width == scale * x.width && out.channels == shape.outputs &&
+          shape.outputs % 32 == 0,
+      "upsample_conv: out must be x enlarged 2 or 4 times with the weight's outputs, a multiple of 32; got ",
+      shape_string(out_tensor), " and ", shape_string(x_tensor));
+  check_floats("upsample_conv", "bias", bias, {shape.outputs});
+  const Upsample::Params params{static_cast<const float*>(bias.data_ptr()), static_cast<__half*>(out.data),
+                                out.pixel_stride, static_cast<float>(negative_slope)};
+  const torch::stable::accelerator::DeviceGuard guard(x_tensor.get_device_index());
+  if (shape.outputs <= 64) {
+    launch<Narrow>(x, weight, shape, params, current_stream(x_tensor));
+  } else {
+    launch<Square>(x, weight, shape, params, current_stream(x_tensor));
+  }
+  check_launch("upsample_conv");
+}
+
+template <class Config>
+RegisterKernel registered(const char* name) {
+  return RegisterKernel({name, reinterpret_cast<const void*>(&conv_kernel<Config, PixelEpilogue<Upsample, 8>>),
+                         Config::Threads, sizeof(ConvStorage<Config>)});
+}
+const RegisterKernel kernels[] = {registered<Narrow>("upsample_conv<128x64>"),
+                                  registered<Square>("upsample_conv<128x128>")};
+
+}  // namespace
+}  // namespace lpkernels
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lpkernels, library) {
+  library.def("upsample_conv(Tensor x, Tensor weight, Tensor bias, float negative_slope, Tensor(a!) out) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lpkernels, CUDA, library) {
+  library.impl("upsample_conv", TORCH_BOX(&lpkernels::upsample_conv_cuda));
+}

@@ -1,0 +1,95 @@
+// Channels-last activations as the convolutions take them: (B, H, W, C) or (B, D, H, W, C), half precision, pixels next
+// to each other, perhaps a slice of the channels of a wider buffer.
+#pragma once
+
+#include "common/stable.h"
+#include "hopper/conv_shape.h"
+
+namespace lpkernels::hopper {
+
+struct Activation {
+  void* data;
+  int64_t pixel_stride;  // elements
+  int batch, depth, height, width, channels;
+
+  bool same_grid(const Activation& other) const {
+    return batch == other.batch && depth == other.depth && height == other.height && width == other.width;
+  }
+};
+
+// Raises where `tensor` is none; vectors of `alignment` elements must be aligned at every pixel.
+inline Activation activation(const char* op, const char* name, const Tensor& tensor, int alignment = 8) {
+  const int64_t dims = tensor.dim();
+  STD_TORCH_CHECK(dims == 4 || dims == 5, op, ": ", name, " must have shape (B, H, W, C) or (B, D, H, W, C), got ",
+                  shape_string(tensor));
+  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Half && tensor.is_cuda() && tensor.numel() > 0, op, ": ", name,
+                  " must be float16 on a CUDA device and not empty, got ", shape_string(tensor));
+  const int64_t p = tensor.stride(dims - 2), w = tensor.size(dims - 2), h = tensor.size(dims - 3);
+  const int64_t d = dims == 5 ? tensor.size(1) : 1;
+  const auto dense = [&](int64_t dim, int64_t stride) { return tensor.size(dim) == 1 || tensor.stride(dim) == stride; };
+  STD_TORCH_CHECK(tensor.stride(dims - 1) == 1 && p >= tensor.size(dims - 1) && dense(dims - 3, p * w) &&
+                      (dims == 4 || dense(1, p * w * h)) && dense(0, p * w * h * d),
+                  op, ": ", name, " must be channels-last with its pixels next to each other");
+  STD_TORCH_CHECK(p % alignment == 0 && reinterpret_cast<uintptr_t>(tensor.data_ptr()) % (2 * alignment) == 0, op, ": ",
+                  name, " must begin at and be spaced by a multiple of ", alignment, " channels");
+  for (int64_t i = 0; i < dims; ++i) {
+    STD_TORCH_CHECK(tensor.size(i) < (1 << 24), op, ": ", name, " is too large: ", shape_string(tensor));
+  }
+  const auto size = [&](int64_t dim) { return static_cast<int>(tensor.size(dim)); };
+  return {tensor.data_ptr(), p, size(0), static_cast<int>(d), size(dims - 3), size(dims - 2), size(dims - 1)};
+}
+
+// The convolution of `x` with a contiguous weight (phases * outputs, [3,] taps, taps, C) of odd taps, or 2 of a scale.
+inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& weight, int scale) {
+  const int64_t dims = weight.dim();
+  STD_TORCH_CHECK(dims == 4 || dims == 5, op, ": weight must have shape (O, taps..., C), got ", shape_string(weight));
+  STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Half && weight.is_cuda() && weight.is_contiguous() &&
+                      weight.size(dims - 1) == x.channels && x.channels % 8 == 0 &&
+                      reinterpret_cast<uintptr_t>(weight.data_ptr()) % 16 == 0,
+                  op, ": weight must be contiguous float16 with the ", x.channels, " channels of x, got ",
+                  shape_string(weight));
+  STD_TORCH_CHECK(dims == 5 || x.depth == 1, op, ": a volume needs taps in depth, got weight ", shape_string(weight));
+  const auto size = [&](int64_t dim) { return static_cast<int>(weight.size(dim)); };
+  ConvShape shape{.batch = x.batch,
+                  .depth = x.depth,
+                  .height = x.height,
+                  .width = x.width,
+                  .channels = x.channels,
+                  .outputs = 0,
+                  .taps_d = dims == 5 ? size(1) : 1,
+                  .taps_h = size(dims - 3),
+                  .taps_w = size(dims - 2),
+                  .scale = scale};
+  const bool odd = shape.taps_h % 2 == 1 && shape.taps_w % 2 == 1;
+  STD_TORCH_CHECK(shape.taps_d % 2 == 1 && (scale == 1 ? odd : shape.taps_h == 2 && shape.taps_w == 2), op,
+                  ": weight has the wrong number of taps: ", shape_string(weight));
+  STD_TORCH_CHECK(weight.size(0) % shape.phases() == 0, op, ": weight must have its outputs for each of ",
+                  shape.phases(), " phases, got ", shape_string(weight));
+  shape.outputs = size(0) / shape.phases();
+  return shape;
+}
+
+// How many blocks should share a tile's sum so that `blocks` of them fill the chip, each with enough left to add up.
+inline int split_for(int blocks, const ConvShape& shape) {
+  constexpr int kMultiprocessors = 132, kFewestSteps = 8, kLargestCluster = 8;
+  const int steps = shape.taps_d * shape.taps_h * shape.taps_w * shape.boxes();
+  int split = 1;
+  while (2 * split <= kLargestCluster && blocks * split * 2 <= kMultiprocessors &&
+         steps / (2 * split) >= kFewestSteps) {
+    split *= 2;
+  }
+  return split;
+}
+
+inline void check_floats(const char* op, const char* name, const Tensor& tensor, std::initializer_list<int64_t> sizes) {
+  bool fits = tensor.dim() == static_cast<int64_t>(sizes.size()) && tensor.scalar_type() == ScalarType::Float &&
+              tensor.is_cuda() && tensor.is_contiguous() && reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0;
+  int64_t i = 0;
+  for (const int64_t size : sizes) {
+    fits = fits && tensor.size(i++) == size;
+  }
+  STD_TORCH_CHECK(fits, op, ": ", name, " must be contiguous, aligned float32 on a CUDA device with ", sizes.size(),
+                  " dimensions that fit; got ", shape_string(tensor));
+}
+
+}  // namespace lpkernels::hopper

@@ -1,0 +1,223 @@
+// The shape of a convolution, the part of it a block owns, and the order in which it walks through taps and channels:
+// plain arithmetic, the same on host and device, which a test without a GPU walks through as the kernel does.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define LPKERNELS_DEVICE_INLINE __host__ __device__ __forceinline__
+#else
+#define LPKERNELS_DEVICE_INLINE inline
+#endif
+
+namespace lpkernels::hopper {
+
+constexpr int kBoxChannels = 64;  // channels of one TMA box: rows of 128 bytes
+
+LPKERNELS_DEVICE_INLINE int ceil_div(int a, int b) {
+  return (a + b - 1) / b;
+}
+
+struct ConvShape {
+  int batch, depth, height, width, channels;  // of x; the tiles cover this grid
+  int outputs;                                // of one phase
+  int taps_d, taps_h, taps_w;                 // odd, centred; with a scale 2 in h and w
+  int scale = 1;                              // nearest upsampling of h and w before the conv: 1, 2 or 4
+  int split = 1;                              // blocks that share one tile's sum, a cluster
+  int group = 32;                             // rows of the weight that are permuted among themselves
+  bool permuted = false;                      // so that a thread's accumulators are neighbouring outputs
+  int tile_d = 1, tile_h = 1, tile_w = 0;     // powers of two; tile_w 0: chosen at launch
+  int log_h = 0, log_w = 0;                   // set at launch, like the tiles
+  int tiles_d = 0, tiles_h = 0, tiles_w = 0;
+
+  LPKERNELS_DEVICE_INLINE int axis_phases() const { return scale == 1 ? 1 : scale == 2 ? 2 : 3; }
+  LPKERNELS_DEVICE_INLINE int phases() const { return axis_phases() * axis_phases(); }
+  LPKERNELS_DEVICE_INLINE int boxes() const { return ceil_div(channels, kBoxChannels); }
+};
+
+inline int log2_of(int value) {
+  int log = 0;
+  while ((1 << log) < value) {
+    ++log;
+  }
+  return log;
+}
+
+// Chooses the tile if it is not set: as wide as the image, then as high, the rest in depth.
+inline void complete(ConvShape& shape, int block_m) {
+  if (shape.tile_w == 0) {
+    shape.tile_w = std::min(block_m, 1 << log2_of(shape.width));
+    shape.tile_h = std::min(block_m / shape.tile_w, 1 << log2_of(shape.height));
+    shape.tile_d = block_m / shape.tile_w / shape.tile_h;
+  }
+  shape.log_h = log2_of(shape.tile_h);
+  shape.log_w = log2_of(shape.tile_w);
+  shape.tiles_d = ceil_div(shape.depth, shape.tile_d);
+  shape.tiles_h = ceil_div(shape.height, shape.tile_h);
+  shape.tiles_w = ceil_div(shape.width, shape.tile_w);
+}
+
+LPKERNELS_DEVICE_INLINE int tiles(const ConvShape& shape) {
+  return shape.tiles_d * shape.tiles_h * shape.tiles_w * shape.batch;
+}
+
+// What a block owns: the first pixel of its tile, its outputs, its phase, its part of the sum.
+struct ConvBlock {
+  int b, d, h, w;
+  int n;           // first output
+  int weight_row;  // its row in the weight
+  int phase_h, phase_w;
+  int k_begin, k_end;
+};
+
+// Position in the sum: tap, its offset in pixels, and the box of 64 channels.
+struct KStep {
+  int tap, box, dd, dh, dw;
+};
+
+LPKERNELS_DEVICE_INLINE int first_tap(const ConvShape& shape, int taps, int phase) {
+  return shape.scale == 1 ? -(taps / 2) : phase == shape.axis_phases() - 1 ? 0 : -1;
+}
+
+LPKERNELS_DEVICE_INLINE ConvBlock block_at(const ConvShape& shape, int n, int tile, int phase, int part) {
+  ConvBlock block;
+  block.w = tile % shape.tiles_w * shape.tile_w;
+  block.h = tile / shape.tiles_w % shape.tiles_h * shape.tile_h;
+  block.d = tile / (shape.tiles_w * shape.tiles_h) % shape.tiles_d * shape.tile_d;
+  block.b = tile / (shape.tiles_w * shape.tiles_h * shape.tiles_d);
+  block.n = n;
+  block.weight_row = phase * shape.outputs + n;
+  block.phase_h = phase / shape.axis_phases();
+  block.phase_w = phase % shape.axis_phases();
+  const int steps = shape.taps_d * shape.taps_h * shape.taps_w * shape.boxes();
+  block.k_begin = steps * part / shape.split;
+  block.k_end = steps * (part + 1) / shape.split;
+  return block;
+}
+
+LPKERNELS_DEVICE_INLINE KStep step_at(const ConvShape& shape, const ConvBlock& block, int step) {
+  KStep k;
+  k.box = step % shape.boxes();
+  k.tap = step / shape.boxes();
+  k.dw = k.tap % shape.taps_w + first_tap(shape, shape.taps_w, block.phase_w);
+  k.dh = k.tap / shape.taps_w % shape.taps_h + first_tap(shape, shape.taps_h, block.phase_h);
+  k.dd = k.tap / (shape.taps_w * shape.taps_h) - shape.taps_d / 2;
+  return k;
+}
+
+LPKERNELS_DEVICE_INLINE KStep first_step(const ConvShape& shape, const ConvBlock& block) {
+  return step_at(shape, block, block.k_begin);
+}
+
+// The next 64 channels, else the next tap in the order w, h, d.
+LPKERNELS_DEVICE_INLINE void next_step(const ConvShape& shape, const ConvBlock& block, KStep& k) {
+  if (++k.box < shape.boxes()) {
+    return;
+  }
+  k.box = 0;
+  ++k.tap;
+  const int first_w = first_tap(shape, shape.taps_w, block.phase_w);
+  if (++k.dw < first_w + shape.taps_w) {
+    return;
+  }
+  k.dw = first_w;
+  const int first_h = first_tap(shape, shape.taps_h, block.phase_h);
+  if (++k.dh < first_h + shape.taps_h) {
+    return;
+  }
+  k.dh = first_h;
+  ++k.dd;
+}
+
+// The large rows (or columns) of a small one that a phase answers for: `count` of them from `first` on.
+struct Residues {
+  int first, count;
+};
+
+LPKERNELS_DEVICE_INLINE Residues residues(int scale, int phase) {
+  return scale == 2 ? Residues{phase, 1} : phase == 0 ? Residues{0, 1} : phase == 1 ? Residues{1, 2} : Residues{3, 1};
+}
+
+// Row m of a block's tile as a pixel of x's grid; it may lie beyond the image.
+struct Pixel {
+  int d, h, w;
+};
+
+LPKERNELS_DEVICE_INLINE Pixel pixel_at(const ConvShape& shape, const ConvBlock& block, int row) {
+  return {block.d + (row >> (shape.log_w + shape.log_h)), block.h + ((row >> shape.log_w) & (shape.tile_h - 1)),
+          block.w + (row & (shape.tile_w - 1))};
+}
+
+LPKERNELS_DEVICE_INLINE bool inside(const ConvShape& shape, const Pixel& at) {
+  return at.d < shape.depth && at.h < shape.height && at.w < shape.width;
+}
+
+// A box of a tensor in elements, innermost dimension first; the innermost stride is one.
+struct TensorBox {
+  std::array<uint64_t, 5> sizes;
+  std::array<uint64_t, 4> strides;
+  std::array<uint32_t, 5> box;
+};
+
+// The tile's pixels, 64 channels of each.
+inline TensorBox pixel_box(int64_t pixel_stride, const ConvShape& shape) {
+  const uint64_t p = pixel_stride, w = shape.width, h = shape.height, d = shape.depth;
+  const auto size = [](int value) { return static_cast<uint32_t>(value); };
+  return {{static_cast<uint64_t>(shape.channels), w, h, d, static_cast<uint64_t>(shape.batch)},
+          {p, p * w, p * w * h, p * w * h * d},
+          {kBoxChannels, size(shape.tile_w), size(shape.tile_h), size(shape.tile_d), 1}};
+}
+
+// block_n rows of the weight, 64 channels of one tap. A row is the taps of an output, one after the other. Permuted:
+// column 8 j + 2 q + e of a product lies in thread q of a quad, so the box takes rows in an order that gives the thread
+// group / 4 neighbouring outputs: column 8 (J i_max + i) + 2 q + e is output group J + (group / 4) q + 2 i + e.
+inline TensorBox weight_box(const ConvShape& shape, int block_n) {
+  const uint64_t row = static_cast<uint64_t>(shape.taps_d) * shape.taps_h * shape.taps_w * shape.channels;
+  const uint64_t rows = static_cast<uint64_t>(shape.phases()) * shape.outputs, group = shape.group;
+  const auto size = [](uint64_t value) { return static_cast<uint32_t>(value); };
+  if (!shape.permuted) {
+    return {{row, rows, 1, 1, 1}, {row, row, row, row}, {kBoxChannels, size(block_n), 1, 1, 1}};
+  }
+  return {{row, 2, 4, group / 8, rows / group},
+          {row, group / 4 * row, 2 * row, group * row},
+          {kBoxChannels, 2, 4, size(group / 8), size(block_n / group)}};
+}
+
+// Where the box of one step begins in the weight.
+LPKERNELS_DEVICE_INLINE std::array<int, 5> weight_origin(const ConvShape& shape, const ConvBlock& block,
+                                                         const KStep& k) {
+  const int c = k.tap * shape.channels + k.box * kBoxChannels, row = block.weight_row;
+  if (shape.permuted) {
+    return {c, 0, 0, 0, row / shape.group};
+  }
+  return {c, row, 0, 0, 0};
+}
+
+// Neighbouring outputs of one pixel in a thread's accumulators, when the weight's rows are permuted in groups of
+// 4 * Width. The two multiplying warpgroups have threads 0 to 255.
+template <int Width>
+struct Fragment {
+  static constexpr int kGroup = 4 * Width;
+
+  // Accumulator i of rows lane / 4 + 8 s, group j, in 64-row product `tile_m` of the warpgroup.
+  static LPKERNELS_DEVICE_INLINE constexpr int index(int block_n, int tile_m, int s, int j, int i) {
+    return i % 2 + 2 * s + 4 * (Width / 2 * j + i / 2) + tile_m * (block_n / 2);
+  }
+  // The tile's row those accumulators belong to.
+  static LPKERNELS_DEVICE_INLINE int row(int thread, int tile_m, int s) {
+    return tile_m * 128 + thread / 32 * 16 + thread % 32 / 4 + 8 * s;
+  }
+  // The first of the thread's outputs in group j, counted from the block's first.
+  static LPKERNELS_DEVICE_INLINE int output(int thread, int j) { return kGroup * j + Width * (thread % 4); }
+};
+
+#if defined(__CUDACC__)
+template <int BlockM, int BlockN>
+__device__ ConvBlock this_block(const ConvShape& shape) {
+  return block_at(shape, blockIdx.x * BlockN, blockIdx.y, blockIdx.z / shape.split, blockIdx.z % shape.split);
+}
+#endif
+
+}  // namespace lpkernels::hopper

@@ -1,0 +1,114 @@
+// Instance-norm statistics of what a convolution writes: each block reduces its tile's columns to mean and M2 (the sum
+// of squared differences from it), and one small kernel combines an image's tiles, in a fixed order.
+#pragma once
+
+#include "hopper/epilogue.cuh"
+
+namespace lpkernels::hopper {
+
+constexpr float kInstanceNormEps = 1e-5f;
+
+// Pixels of tile `tile` (its number within the image) that lie inside.
+LPKERNELS_DEVICE_INLINE int tile_pixels(const ConvShape& shape, int tile) {
+  const ConvBlock at = block_at(shape, 0, tile, 0, 0);
+  return std::min(shape.tile_d, shape.depth - at.d) * std::min(shape.tile_h, shape.height - at.h) *
+         std::min(shape.tile_w, shape.width - at.w);
+}
+
+// Writes partials[tile][n] for the block's outputs. acc holds the final values, zero where there is no pixel.
+template <class Config, int Width, class Accumulator>
+__device__ void column_statistics(const ConvShape& shape, const ConvBlock& block, const Accumulator& acc, int thread,
+                                  unsigned char* memory, float2* partials) {
+  using F = Fragment<Width>;
+  constexpr int kWarps = 8;
+  float2(*sums)[Config::BlockN] = reinterpret_cast<float2(*)[Config::BlockN]>(memory);  // of each warp's rows
+  sync_consumers();  // until then the other warpgroup may read the stages that the sums overwrite
+  CUTLASS_PRAGMA_UNROLL
+  for (int j = 0; j < Config::BlockN / F::kGroup; ++j) {
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < Width; ++i) {
+      float sum = 0.f, squares = 0.f;
+      CUTLASS_PRAGMA_UNROLL
+      for (int tile_m = 0; tile_m < Config::BlockM / 128; ++tile_m) {
+        CUTLASS_PRAGMA_UNROLL
+        for (int s = 0; s < 2; ++s) {
+          const float v = acc(F::index(Config::BlockN, tile_m, s, j, i));
+          sum += v;
+          squares = fmaf(v, v, squares);
+        }
+      }
+      CUTLASS_PRAGMA_UNROLL
+      for (int lanes = 4; lanes < 32; lanes *= 2) {  // lanes with the same outputs, other rows
+        sum += __shfl_xor_sync(~0u, sum, lanes);
+        squares += __shfl_xor_sync(~0u, squares, lanes);
+      }
+      if (thread % 32 < 4) {
+        sums[thread / 32][F::output(thread, j) + i] = make_float2(sum, squares);
+      }
+    }
+  }
+  sync_consumers();
+  if (thread < Config::BlockN && block.n + thread < shape.outputs) {
+    float sum = 0.f, squares = 0.f;
+    CUTLASS_PRAGMA_UNROLL
+    for (int warp = 0; warp < kWarps; ++warp) {
+      sum += sums[warp][thread].x;
+      squares += sums[warp][thread].y;
+    }
+    // Over the few pixels of a tile the difference of squares keeps its digits; over an image it would not.
+    const float count = static_cast<float>(tile_pixels(shape, blockIdx.y % (tiles(shape) / shape.batch)));
+    const float mean = sum / count;
+    partials[int64_t{blockIdx.y} * shape.outputs + block.n + thread] =
+        make_float2(mean, fmaxf(squares - sum * mean, 0.f));
+  }
+}
+
+// stats[b][n] = mean and 1 / sqrt(var + eps), var biased. A block owns 32 outputs of an image, 8 threads for each.
+static __global__ void combine_statistics_kernel(const ConvShape shape, const float2* partials, float2* stats) {
+  wait_for_kernel_before();
+  __shared__ float shared[8][32];
+  const int lane = threadIdx.x, slice = threadIdx.y, n = blockIdx.x * 32 + lane;
+  const int count = tiles(shape) / shape.batch;
+  const float2* of_image = partials + int64_t{blockIdx.y} * count * shape.outputs + n;
+  const auto total = [&](float part) {
+    shared[slice][lane] = part;
+    __syncthreads();
+    float sum = 0.f;
+    for (int i = 0; i < 8; ++i) {
+      sum += shared[i][lane];
+    }
+    __syncthreads();
+    return sum;
+  };
+  const float pixels = static_cast<float>(shape.depth) * shape.height * shape.width;
+  float part = 0.f;
+  for (int tile = slice; n < shape.outputs && tile < count; tile += 8) {
+    part += tile_pixels(shape, tile) * of_image[int64_t{tile} * shape.outputs].x;
+  }
+  const float mean = total(part) / pixels;
+  part = 0.f;
+  for (int tile = slice; n < shape.outputs && tile < count; tile += 8) {
+    const float2 at = of_image[int64_t{tile} * shape.outputs];
+    part += at.y + tile_pixels(shape, tile) * (at.x - mean) * (at.x - mean);
+  }
+  const float variance = total(part) / pixels;
+  if (slice == 0 && n < shape.outputs) {
+    stats[int64_t{blockIdx.y} * shape.outputs + n] = make_float2(mean, rsqrtf(variance + kInstanceNormEps));
+  }
+}
+
+inline void combine_statistics(const ConvShape& shape, const float2* partials, float2* stats, cudaStream_t stream) {
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(ceil_div(shape.outputs, 32), shape.batch);
+  config.blockDim = dim3(32, 8);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  const cudaError_t error = cudaLaunchKernelEx(&config, combine_statistics_kernel, shape, partials, stats);
+  STD_TORCH_CHECK(error == cudaSuccess, "combine_statistics: launch failed: ", cudaGetErrorString(error));
+}
+
+}  // namespace lpkernels::hopper

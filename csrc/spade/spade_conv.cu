@@ -1,0 +1,186 @@
+// spade_conv on Hopper: a SPADE normalisation whose gamma and beta never leave the registers.
+//
+//   [gamma1 | beta] = conv3x3(actv, weight) + bias          the 1 of 1 + gamma is in the bias
+//   out = act((x - mean) * rstd * gamma1 + beta)            x's instance-norm statistics are given
+//
+// Layouts: actv (B, H, W, K), x and out (B, H, W, C), x perhaps half as high and wide and read nearest-upsampled, all
+// perhaps slices of wider buffers; weight (2 C, 3, 3, K), 32 gammas and the 32 betas of the same channels in turn, or
+// (C, 3, 3, K), gamma alone. A block owns BlockM pixels and BlockN columns; each thread holds gamma and beta of eight
+// neighbouring channels, so that x comes and out goes in 16-byte accesses. Bound by the tensor cores.
+#include "common/cuda.h"
+#include "common/kernel_table.h"
+#include "hopper/activation.h"
+#include "hopper/epilogue.cuh"
+
+namespace lpkernels {
+namespace {
+
+using namespace hopper;
+
+struct SpadeParams {
+  const float* bias;
+  const __half* x;
+  const float* stats;  // (B, C, 2): mean, rstd
+  __half* out;
+  int64_t x_stride, out_stride;
+  float negative_slope;
+  int x_shift;   // 1: x has half the height and width
+  int channels;  // C
+};
+
+// gamma1 and beta of eight channels of one pixel to the result; gamma1 is overwritten.
+[[maybe_unused]] __device__ inline void modulate(const SpadeParams& params, const ConvShape& shape, int b,
+                                                 const Pixel& at, int channel, float (&gamma1)[8],
+                                                 const float (&beta)[8]) {
+  const int shift = params.x_shift;
+  const int64_t row = int64_t{b} * (shape.height >> shift) + (at.h >> shift);
+  const int64_t source = row * (shape.width >> shift) + (at.w >> shift);
+  float x[8], stats[16];
+  load_vector(params.x + source * params.x_stride + channel, x);
+  load_vector(params.stats + 2 * (int64_t{b} * params.channels + channel), stats);
+  CUTLASS_PRAGMA_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    const float normalized = (x[i] - stats[2 * i]) * stats[2 * i + 1];
+    gamma1[i] = leaky_relu(fmaf(normalized, gamma1[i], beta[i]), params.negative_slope);
+  }
+  const int64_t pixel = (int64_t{b} * shape.height + at.h) * shape.width + at.w;
+  store_vector(params.out + pixel * params.out_stride + channel, gamma1);
+}
+
+// Columns in pairs of groups: 32 gammas, then the 32 betas of the same channels.
+struct GammaBeta {
+  using Params = SpadeParams;
+  static constexpr bool kClusters = false;
+
+  template <class Config>
+  static constexpr size_t shared_bytes() {
+    return 0;
+  }
+
+  template <class Config, class Accumulator>
+  __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
+                             int thread, unsigned char*) {
+    using F = Fragment<8>;
+    CUTLASS_PRAGMA_UNROLL
+    for (int j = 0; j < Config::BlockN / F::kGroup; j += 2) {
+      const int column = block.n + F::kGroup * j, channel = column / 2 + 8 * (thread % 4);
+      if (column >= shape.outputs) {
+        continue;
+      }
+      float gamma_bias[8], beta_bias[8];
+      load_vector(params.bias + column + 8 * (thread % 4), gamma_bias);
+      load_vector(params.bias + column + F::kGroup + 8 * (thread % 4), beta_bias);
+      CUTLASS_PRAGMA_UNROLL
+      for (int tile_m = 0; tile_m < Config::BlockM / 128; ++tile_m) {
+        CUTLASS_PRAGMA_UNROLL
+        for (int s = 0; s < 2; ++s) {
+          const Pixel at = pixel_at(shape, block, F::row(thread, tile_m, s));
+          float gamma1[8], beta[8];
+          CUTLASS_PRAGMA_UNROLL
+          for (int i = 0; i < 8; ++i) {
+            gamma1[i] = acc(F::index(Config::BlockN, tile_m, s, j, i)) + gamma_bias[i];
+            beta[i] = acc(F::index(Config::BlockN, tile_m, s, j + 1, i)) + beta_bias[i];
+          }
+          if (inside(shape, at)) {
+            modulate(params, shape, block.b, at, channel, gamma1, beta);
+          }
+        }
+      }
+    }
+  }
+};
+
+struct GammaAlone {
+  using Params = SpadeParams;
+
+  template <int Width>
+  __device__ static void apply(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at,
+                               int channel, float (&gamma1)[Width]) {
+    float bias[8];
+    load_vector(params.bias + channel, bias);
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      gamma1[i] += bias[i];
+    }
+    constexpr float kNone[8] = {};
+    modulate(params, shape, block.b, at, channel, gamma1, kNone);
+  }
+
+  template <class Config, int Width, class Accumulator>
+  __device__ static void finish(const Params&, const ConvShape&, const ConvBlock&, const Accumulator&, int,
+                                unsigned char*) {}
+};
+
+using Wide = ConvConfig</*BlockM=*/128, /*BlockN=*/256, /*Stages=*/4>;
+using Tall = ConvConfig</*BlockM=*/256, /*BlockN=*/128, /*Stages=*/4>;
+using GammaEpilogue = PixelEpilogue<GammaAlone, 8>;
+
+template <class Epilogue>
+void launch(const Activation& actv, const Tensor& weight, ConvShape shape, const SpadeParams& params,
+            cudaStream_t stream) {
+  shape.permuted = true;
+  if (shape.outputs % 256 == 0) {
+    launch_conv<Wide, Epilogue>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);
+  } else {
+    launch_conv<Tall, Epilogue>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);
+  }
+}
+
+void spade_conv_cuda(const Tensor& actv_tensor, const Tensor& weight, const Tensor& bias, const Tensor& x_tensor,
+                     const Tensor& stats, double negative_slope, const Tensor& out_tensor) {
+  const Activation actv = activation("spade_conv", "actv", actv_tensor), x = activation("spade_conv", "x", x_tensor);
+  const Activation out = activation("spade_conv", "out", out_tensor);
+  const ConvShape shape = conv_shape("spade_conv", actv, weight, /*scale=*/1);
+  const int shift = x.height == out.height && x.width == out.width ? 0 : 1;
+  STD_TORCH_CHECK(
+      actv_tensor.dim() == 4 && out.same_grid(actv) && x.batch == out.batch && x.height << shift == out.height &&
+          x.width << shift == out.width && x.channels == out.channels && x.depth == 1 && out.channels % 32 == 0,
+      "spade_conv: out must have the pixels of actv and the channels of x, a multiple of 32, and x its size "
+      "or half of it; got ",
+      shape_string(out_tensor), ", ", shape_string(actv_tensor), " and ", shape_string(x_tensor));
+  STD_TORCH_CHECK(shape.outputs == 2 * x.channels || shape.outputs == x.channels, "spade_conv: weight must have ",
+                  x.channels, " or twice as many outputs, got ", shape_string(weight));
+  check_floats("spade_conv", "bias", bias, {shape.outputs});
+  check_floats("spade_conv", "stats", stats, {x.batch, x.channels, 2});
+  const SpadeParams params{.bias = static_cast<const float*>(bias.data_ptr()),
+                           .x = static_cast<const __half*>(x.data),
+                           .stats = static_cast<const float*>(stats.data_ptr()),
+                           .out = static_cast<__half*>(out.data),
+                           .x_stride = x.pixel_stride,
+                           .out_stride = out.pixel_stride,
+                           .negative_slope = static_cast<float>(negative_slope),
+                           .x_shift = shift,
+                           .channels = x.channels};
+  const torch::stable::accelerator::DeviceGuard guard(actv_tensor.get_device_index());
+  const cudaStream_t stream = current_stream(actv_tensor);
+  if (shape.outputs == x.channels) {
+    launch<GammaEpilogue>(actv, weight, shape, params, stream);
+  } else {
+    launch<GammaBeta>(actv, weight, shape, params, stream);
+  }
+  check_launch("spade_conv");
+}
+
+template <class Config, class Epilogue>
+RegisterKernel registered(const char* name) {
+  return RegisterKernel({name, reinterpret_cast<const void*>(&conv_kernel<Config, Epilogue>), Config::Threads,
+                         sizeof(ConvStorage<Config>)});
+}
+const RegisterKernel kernels[] = {registered<Wide, GammaBeta>("spade_conv<128x256>"),
+                                  registered<Tall, GammaBeta>("spade_conv<256x128>"),
+                                  registered<Wide, GammaEpilogue>("spade_conv<128x256, gamma alone>"),
+                                  registered<Tall, GammaEpilogue>("spade_conv<256x128, gamma alone>")};
+
+}  // namespace
+}  // namespace lpkernels
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lpkernels, library) {
+  library.def(
+      "spade_conv(Tensor actv, Tensor weight, Tensor bias, Tensor x, Tensor stats, float negative_slope, Tensor(a!) "
+      "out) "
+      "-> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lpkernels, CUDA, library) {
+  library.impl("spade_conv", TORCH_BOX(&lpkernels::spade_conv_cuda));
+}

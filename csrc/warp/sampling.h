@@ -1,0 +1,49 @@
+// What the samplers of the feature volume share: coordinates, and the two neighbours of a position along one axis.
+//
+// Coordinates are normalised, -1..1 with corners aligned: voxel i of n stands at 2 i / (n - 1) - 1. A sample at
+// coordinate x is taken at voxel position ((x + 1) n - 1) / 2 (corners not aligned), with zeros outside the volume.
+#pragma once
+
+#include <cmath>
+
+#include "common/stable.h"
+
+#if !defined(LPKERNELS_HOST_DEVICE)
+#if defined(__CUDACC__)
+#define LPKERNELS_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define LPKERNELS_HOST_DEVICE inline
+#endif
+#endif
+
+namespace lpkernels {
+
+LPKERNELS_HOST_DEVICE float to_voxel(float coordinate, int size) {
+  return ((coordinate + 1.f) * size - 1.f) * 0.5f;
+}
+
+// Neighbours `first` and `first + 1` with their weights. Both are always inside the axis (of at least 2 voxels): where
+// the sample lies between the last voxel and the outside, the pair moves inwards and one weight is zero. Both weights
+// are zero where the position is outside or NaN, so nothing is ever read out of bounds.
+struct AxisPair {
+  int first;
+  float weight[2];
+};
+
+LPKERNELS_HOST_DEVICE AxisPair axis_pair(float position, int size) {
+  // Converting before this test would be undefined for NaN and for positions beyond int.
+  if (!(position > -1.f && position < size)) {
+    return {0, {0.f, 0.f}};
+  }
+  const float lower = floorf(position), fraction = position - lower;
+  const int index = static_cast<int>(lower);
+  if (index < 0) {
+    return {0, {fraction, 0.f}};
+  }
+  if (index > size - 2) {
+    return {size - 2, {0.f, 1.f - fraction}};
+  }
+  return {index, {1.f - fraction, fraction}};
+}
+
+}  // namespace lpkernels
