@@ -8,6 +8,7 @@
 #include "common/kernel_table.h"
 #include "hopper/activation.h"
 #include "hopper/epilogue.cuh"
+#include "hopper/halo_conv.cuh"
 #include "hopper/statistics.cuh"
 
 #include <optional>
@@ -72,7 +73,10 @@ using Narrow = ConvConfig</*BlockM=*/256, /*BlockN=*/64, /*Stages=*/5>;
 using Square = ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>;
 using Wide = ConvConfig</*BlockM=*/128, /*BlockN=*/256, /*Stages=*/4>;
 // The hourglass's last convolution: 142 channels on 142, padded.
-using Hourglass = ConvConfig</*BlockM=*/256, /*BlockN=*/144, /*Stages=*/4, /*Channels=*/144>;
+using Hourglass = HaloConfig</*TileH=*/4, /*TileW=*/64, /*BlockN=*/144, /*TapsH=*/3, /*XStages=*/2, /*WeightStages=*/6,
+                             /*Channels=*/144>;
+// Few outputs: 8 rows of 32 pixels read their halo 1.9 times less often than single boxes would.
+using NarrowHalo = HaloConfig</*TileH=*/8, /*TileW=*/32, /*BlockN=*/64, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/9>;
 
 void check_same_grid(const char* name, const Activation& other, const Activation& out, int shift) {
   STD_TORCH_CHECK(other.batch == out.batch && other.depth == out.depth && other.height << shift == out.height &&
@@ -80,40 +84,61 @@ void check_same_grid(const char* name, const Activation& other, const Activation
                   "conv_act: ", name, " does not fit out");
 }
 
-enum class Kernel { kNarrow, kSquare, kWide, kHourglass };
+enum class Kernel { kNarrow, kNarrowHalo, kSquare, kWide, kHourglass };
 
-// A block as narrow as the outputs wastes no product; of the others the wide one reads x half as often, where there are
-// pixels enough for it.
+// The part of the chip that works on average while `blocks` run, one a multiprocessor.
+double busy(int64_t blocks) {
+  constexpr int64_t kMultiprocessors = 132;
+  const int64_t waves = (blocks + kMultiprocessors - 1) / kMultiprocessors;
+  return static_cast<double>(blocks) / static_cast<double>(waves * kMultiprocessors);
+}
+
+// A block as narrow as the outputs wastes no product; of the others the wide one reads x half as often, where its fewer
+// blocks keep the chip as busy.
 Kernel choose(const ConvShape& shape) {
   const int64_t pixels = int64_t{shape.batch} * shape.depth * shape.height * shape.width;
   if (shape.outputs == 144) {
     return Kernel::kHourglass;
   }
   if (shape.outputs <= 64 && pixels >= 256 * 132) {
-    return Kernel::kNarrow;
+    return shape.taps_h == 3 ? Kernel::kNarrowHalo : Kernel::kNarrow;
   }
-  return shape.outputs % 256 == 0 && pixels / 128 * shape.outputs / 256 >= 120 ? Kernel::kWide : Kernel::kSquare;
+  const int64_t square_blocks = (pixels + 127) / 128 * ceil_div(shape.outputs, 128);
+  const bool wide = shape.outputs % 256 == 0 && busy(square_blocks / 2) > 0.95 * busy(square_blocks);
+  return wide ? Kernel::kWide : Kernel::kSquare;
 }
 
-template <class Config, int Width>
-void launch(const Activation& x, const Tensor& weight, ConvShape shape, const ConvAct::Params& params,
+// Sets the tile of `kernel`, which the statistics need before it runs.
+void set_tile(Kernel kernel, ConvShape& shape) {
+  switch (kernel) {
+    case Kernel::kNarrowHalo:
+      return set_halo_tile<NarrowHalo>(shape);
+    case Kernel::kHourglass:
+      return set_halo_tile<Hourglass>(shape);
+    case Kernel::kNarrow:
+      return complete(shape, Narrow::BlockM);
+    default:
+      return complete(shape, Square::BlockM);
+  }
+}
+
+void launch(Kernel kernel, const Activation& x, const Tensor& weight, ConvShape shape, const ConvAct::Params& params,
             cudaStream_t stream) {
+  using Epilogue = PixelEpilogue<ConvAct, 8>;
   shape.permuted = shape.split == 1;
-  shape.group = Fragment<Width>::kGroup;
-  launch_conv<Config, PixelEpilogue<ConvAct, Width>>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
-}
-
-void launch(Kernel kernel, const Activation& x, const Tensor& weight, const ConvShape& shape,
-            const ConvAct::Params& params, cudaStream_t stream) {
+  const void* w = weight.data_ptr();
   switch (kernel) {
     case Kernel::kNarrow:
-      return launch<Narrow, 8>(x, weight, shape, params, stream);
+      return launch_conv<Narrow, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
+    case Kernel::kNarrowHalo:
+      return launch_halo_conv<NarrowHalo, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
     case Kernel::kSquare:
-      return launch<Square, 8>(x, weight, shape, params, stream);
+      return launch_conv<Square, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
     case Kernel::kWide:
-      return launch<Wide, 8>(x, weight, shape, params, stream);
+      return launch_conv<Wide, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
     case Kernel::kHourglass:
-      return launch<Hourglass, 4>(x, weight, shape, params, stream);
+      shape.group = Fragment<4>::kGroup;
+      return launch_halo_conv<Hourglass, PixelEpilogue<ConvAct, 4>>(x.data, x.pixel_stride, w, shape, params, stream);
   }
 }
 
@@ -152,7 +177,7 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
   const torch::stable::accelerator::DeviceGuard guard(x_tensor.get_device_index());
   const cudaStream_t stream = current_stream(x_tensor);
   const Kernel kernel = choose(shape);
-  complete(shape, kernel == Kernel::kNarrow || kernel == Kernel::kHourglass ? 256 : 128);
+  set_tile(kernel, shape);
   if (!stats) {
     shape.split = kernel == Kernel::kSquare ? split_for(tiles(shape) * ceil_div(shape.outputs, 128), shape) : 1;
     launch(kernel, x, weight, shape, params, stream);
@@ -166,14 +191,22 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
   check_launch("conv_act");
 }
 
-template <class Config, int Width>
+template <class Config>
 RegisterKernel registered(const char* name) {
-  return RegisterKernel({name, reinterpret_cast<const void*>(&conv_kernel<Config, PixelEpilogue<ConvAct, Width>>),
+  return RegisterKernel({name, reinterpret_cast<const void*>(&conv_kernel<Config, PixelEpilogue<ConvAct, 8>>),
                          Config::Threads, sizeof(ConvStorage<Config>)});
 }
-const RegisterKernel kernels[] = {registered<Narrow, 8>("conv_act<256x64>"), registered<Square, 8>("conv_act<128x128>"),
-                                  registered<Wide, 8>("conv_act<128x256>"),
-                                  registered<Hourglass, 4>("conv_act<256x144, 144 channels>")};
+
+template <class Config, int Width>
+RegisterKernel registered_halo(const char* name) {
+  return RegisterKernel({name, reinterpret_cast<const void*>(&halo_conv_kernel<Config, PixelEpilogue<ConvAct, Width>>),
+                         Config::Threads, sizeof(HaloStorage<Config>)});
+}
+
+const RegisterKernel kernels[] = {registered<Narrow>("conv_act<256x64>"), registered<Square>("conv_act<128x128>"),
+                                  registered<Wide>("conv_act<128x256>"),
+                                  registered_halo<NarrowHalo, 8>("conv_act<256x64, halo>"),
+                                  registered_halo<Hourglass, 4>("conv_act<256x144, halo, 144 channels>")};
 
 }  // namespace
 }  // namespace lpkernels

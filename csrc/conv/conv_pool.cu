@@ -8,6 +8,7 @@
 #include "common/kernel_table.h"
 #include "hopper/activation.h"
 #include "hopper/epilogue.cuh"
+#include "hopper/halo_conv.cuh"
 
 namespace lpkernels {
 namespace {
@@ -102,27 +103,32 @@ struct PoolEpilogue {
   }
 };
 
-using Narrow = ConvConfig</*BlockM=*/256, /*BlockN=*/64, /*Stages=*/5>;
+// Few outputs: 32 rows of 8 pixels read their halo twice less often than single boxes would.
+using Narrow = HaloConfig</*TileH=*/32, /*TileW=*/8, /*BlockN=*/64, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/9>;
 using Square = ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>;
 
-template <class Config>
-void launch(const Activation& x, const Tensor& weight, ConvShape shape, const PoolEpilogue::Params& params,
-            cudaStream_t stream) {
-  // The whole width of a small map in one tile wastes less of it, and its blocks share sums anyway.
-  const int widest = 1 << log2_of(shape.width);
-  shape.tile_w = std::min(8, std::max(2, widest));
-  shape.tile_h = std::min(Config::BlockM / shape.tile_w, std::max(2, 1 << log2_of(shape.height)));
-  shape.tile_d = Config::BlockM / shape.tile_w / shape.tile_h;
-  complete(shape, Config::BlockM);
-  shape.split = split_for(tiles(shape) * ceil_div(shape.outputs, Config::BlockN), shape);
-  if (shape.split == 1 && shape.tile_w != 8) {
-    shape.tile_h = shape.tile_h * shape.tile_w / 8 >= 2 ? shape.tile_h * shape.tile_w / 8 : 2;
+// A large map has tiles enough; the blocks of a small one share sums, and its whole width in a tile wastes less of it.
+void launch_square(const Activation& x, const Tensor& weight, ConvShape shape, const PoolEpilogue::Params& params,
+                   cudaStream_t stream) {
+  shape.tile_w = std::min(8, std::max(2, 1 << log2_of(shape.width)));
+  shape.tile_h = std::min(Square::BlockM / shape.tile_w, std::max(2, 1 << log2_of(shape.height)));
+  shape.tile_d = Square::BlockM / shape.tile_w / shape.tile_h;
+  complete(shape, Square::BlockM);
+  shape.split = split_for(tiles(shape) * ceil_div(shape.outputs, Square::BlockN), shape);
+  if (shape.split == 1 && shape.tile_w != 8) {  // without a cluster, pooling needs the tile's pixels where run has them
     shape.tile_w = 8;
-    shape.tile_d = Config::BlockM / shape.tile_w / shape.tile_h;
-    complete(shape, Config::BlockM);
+    shape.tile_h = 2;
+    shape.tile_d = Square::BlockM / 16;
+    complete(shape, Square::BlockM);
   }
   shape.permuted = shape.split == 1;
-  launch_conv<Config, PoolEpilogue>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
+  launch_conv<Square, PoolEpilogue>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
+}
+
+void launch_narrow(const Activation& x, const Tensor& weight, ConvShape shape, const PoolEpilogue::Params& params,
+                   cudaStream_t stream) {
+  shape.permuted = true;
+  launch_halo_conv<Narrow, PoolEpilogue>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
 }
 
 void conv_pool_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& bias, const Tensor& out_tensor) {
@@ -137,20 +143,20 @@ void conv_pool_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& 
   const PoolEpilogue::Params params{static_cast<const float*>(bias.data_ptr()), static_cast<__half*>(out.data),
                                     out.pixel_stride};
   const torch::stable::accelerator::DeviceGuard guard(x_tensor.get_device_index());
-  if (shape.outputs <= 64) {
-    launch<Narrow>(x, weight, shape, params, current_stream(x_tensor));
+  const cudaStream_t stream = current_stream(x_tensor);
+  if (shape.outputs <= 64 && shape.taps_h == Narrow::TapsH && x.width >= 16) {
+    launch_narrow(x, weight, shape, params, stream);
   } else {
-    launch<Square>(x, weight, shape, params, current_stream(x_tensor));
+    launch_square(x, weight, shape, params, stream);
   }
   check_launch("conv_pool");
 }
 
-template <class Config>
-RegisterKernel registered(const char* name) {
-  return RegisterKernel({name, reinterpret_cast<const void*>(&conv_kernel<Config, PoolEpilogue>), Config::Threads,
-                         sizeof(ConvStorage<Config>)});
-}
-const RegisterKernel kernels[] = {registered<Narrow>("conv_pool<256x64>"), registered<Square>("conv_pool<128x128>")};
+const RegisterKernel kernels[] = {
+    RegisterKernel({"conv_pool<256x64, halo>", reinterpret_cast<const void*>(&halo_conv_kernel<Narrow, PoolEpilogue>),
+                    Narrow::Threads, sizeof(HaloStorage<Narrow>)}),
+    RegisterKernel({"conv_pool<128x128>", reinterpret_cast<const void*>(&conv_kernel<Square, PoolEpilogue>),
+                    Square::Threads, sizeof(ConvStorage<Square>)})};
 
 }  // namespace
 }  // namespace lpkernels

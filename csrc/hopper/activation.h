@@ -24,8 +24,11 @@ inline Activation activation(const char* op, const char* name, const Tensor& ten
                   shape_string(tensor));
   STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Half && tensor.is_cuda() && tensor.numel() > 0, op, ": ", name,
                   " must be float16 on a CUDA device and not empty, got ", shape_string(tensor));
-  const int64_t p = tensor.stride(dims - 2), w = tensor.size(dims - 2), h = tensor.size(dims - 3);
-  const int64_t d = dims == 5 ? tensor.size(1) : 1;
+  const int64_t w = tensor.size(dims - 2), h = tensor.size(dims - 3), d = dims == 5 ? tensor.size(1) : 1;
+  int64_t p = tensor.size(dims - 1);  // the stride of an axis of one is anything: take the innermost that has more
+  for (int64_t dim = 0; dim < dims - 1; ++dim) {
+    p = tensor.size(dim) > 1 ? tensor.stride(dim) : p;
+  }
   const auto dense = [&](int64_t dim, int64_t stride) { return tensor.size(dim) == 1 || tensor.stride(dim) == stride; };
   STD_TORCH_CHECK(tensor.stride(dims - 1) == 1 && p >= tensor.size(dims - 1) && dense(dims - 3, p * w) &&
                       (dims == 4 || dense(1, p * w * h)) && dense(0, p * w * h * d),

@@ -257,8 +257,30 @@ inline void check_hopper() {
   STD_TORCH_CHECK(major == 9, "needs a Hopper GPU (compute capability 9.0), this is ", major, ".x");
 }
 
-// Launches one block per tile, BlockN outputs and phase, `shape.split` times over. x: the first channel of pixel
-// (0, 0, 0, 0), `pixel_stride` elements between pixels; weight: (phases * outputs, taps, C) contiguous.
+// One block per tile, block_n outputs and phase, `shape.split` times over.
+template <class Params>
+void launch_kernel(void (*kernel)(ConvMaps, ConvShape, Params), const ConvMaps& maps, const ConvShape& shape,
+                   const Params& params, int block_n, int shared_bytes, cudaStream_t stream) {
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  STD_TORCH_CHECK(error == cudaSuccess, "conv: ", cudaGetErrorString(error));
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // start while the kernel before drains
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(shape.split)};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(ceil_div(shape.outputs, block_n), tiles(shape), shape.phases() * shape.split);
+  config.blockDim = dim3(384);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = shape.split > 1 ? 2 : 1;
+  error = cudaLaunchKernelEx(&config, kernel, maps, shape, params);
+  STD_TORCH_CHECK(error == cudaSuccess, "conv: launch failed: ", cudaGetErrorString(error));
+}
+
+// x: the first channel of pixel (0, 0, 0, 0), `pixel_stride` elements between pixels; weight: (phases * outputs, taps,
+// C) contiguous.
 template <class Config, class Epilogue>
 void launch_conv(const void* x, int64_t pixel_stride, const void* weight, ConvShape shape,
                  const typename Epilogue::Params& params, cudaStream_t stream) {
@@ -273,26 +295,10 @@ void launch_conv(const void* x, int64_t pixel_stride, const void* weight, ConvSh
                   "conv: outputs must be a multiple of ", shape.group, ", got ", shape.outputs);
   const ConvMaps maps{tensor_map(x, pixel_box(pixel_stride, shape)),
                       tensor_map(weight, weight_box(shape, Config::BlockN))};
-  constexpr int kShared = sizeof(ConvStorage<Config>);
-  static_assert(kShared <= 232448, "a block has 227 KB of shared memory");
+  static_assert(sizeof(ConvStorage<Config>) <= 232448, "a block has 227 KB of shared memory");
   static_assert(Epilogue::template shared_bytes<Config>() <= sizeof(ConvStorage<Config>));
-  const auto kernel = &conv_kernel<Config, Epilogue>;
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
-  STD_TORCH_CHECK(error == cudaSuccess, "conv: ", cudaGetErrorString(error));
-  cudaLaunchAttribute attributes[2];
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // start while the kernel before drains
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(shape.split)};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(ceil_div(shape.outputs, Config::BlockN), tiles(shape), shape.phases() * shape.split);
-  config.blockDim = dim3(Config::Threads);
-  config.dynamicSmemBytes = kShared;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = shape.split > 1 ? 2 : 1;
-  error = cudaLaunchKernelEx(&config, kernel, maps, shape, params);
-  STD_TORCH_CHECK(error == cudaSuccess, "conv: launch failed: ", cudaGetErrorString(error));
+  launch_kernel(&conv_kernel<Config, Epilogue>, maps, shape, params, Config::BlockN, sizeof(ConvStorage<Config>),
+                stream);
 }
 
 }  // namespace lpkernels::hopper

@@ -15,7 +15,8 @@ namespace lpkernels {
 
 struct FlowWarpShape {
   int batch, keypoints, channels, depth, height, width;
-  int64_t voxels;  // depth * height * width
+  float inverse_depth, inverse_height, inverse_width;  // 1 / (size - 1)
+  int64_t voxels;                                      // depth * height * width
   // Channels of a voxel next to each other and voxels dense, in slices of wider voxels too: so is `warped` then, as a
   // view of (B, H, W, D, C), for the next convolution's channels are (D, C).
   bool channels_last;
@@ -43,12 +44,12 @@ LPKERNELS_HOST_DEVICE Corners corners_at(const float position[3], const FlowWarp
   return corners;
 }
 
-// The deformation of voxel (d, h, w) from its weighted sum of the keypoints' motions.
-LPKERNELS_HOST_DEVICE void deform(const float shift[3], int d, int h, int w, const FlowWarpShape& shape,
+// The deformation of voxel (d, h, w) from its weighted mean of the keypoints' motions.
+LPKERNELS_HOST_DEVICE void deform(const float mean[3], int d, int h, int w, const FlowWarpShape& shape,
                                   float deformation[3]) {
-  deformation[0] = 2.f * w / (shape.width - 1) - 1.f + shift[0];
-  deformation[1] = 2.f * h / (shape.height - 1) - 1.f + shift[1];
-  deformation[2] = 2.f * d / (shape.depth - 1) - 1.f + shift[2];
+  deformation[0] = coordinate_of(w, shape.width, shape.inverse_width) + mean[0];
+  deformation[1] = coordinate_of(h, shape.height, shape.inverse_height) + mean[1];
+  deformation[2] = coordinate_of(d, shape.depth, shape.inverse_depth) + mean[2];
 }
 
 // Checks everything the kernels rely on (the op can be called without the Python wrapper) and returns the shape.

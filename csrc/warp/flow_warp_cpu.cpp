@@ -48,6 +48,9 @@ FlowWarpShape flow_warp_shape(const Tensor& mask_logits, const Tensor& kp_source
   shape.depth = static_cast<int>(volume.size(2));
   shape.height = static_cast<int>(volume.size(3));
   shape.width = static_cast<int>(volume.size(4));
+  shape.inverse_depth = 1.f / (shape.depth - 1);
+  shape.inverse_height = 1.f / (shape.height - 1);
+  shape.inverse_width = 1.f / (shape.width - 1);
   shape.voxels = volume.size(2) * volume.size(3) * volume.size(4);
   shape.logits_strides = strides_of<5>(mask_logits);
   shape.volume_strides = strides_of<5>(volume);

@@ -18,6 +18,11 @@
 
 namespace lpkernels {
 
+// The coordinate of a voxel; `inverse` is 1 / (size - 1). Exact at the middle, an ulp from 1 at most at the ends.
+LPKERNELS_HOST_DEVICE float coordinate_of(int index, int size, float inverse) {
+  return (2 * index - (size - 1)) * inverse;
+}
+
 LPKERNELS_HOST_DEVICE float to_voxel(float coordinate, int size) {
   return ((coordinate + 1.f) * size - 1.f) * 0.5f;
 }
@@ -31,19 +36,18 @@ struct AxisPair {
 };
 
 LPKERNELS_HOST_DEVICE AxisPair axis_pair(float position, int size) {
-  // Converting before this test would be undefined for NaN and for positions beyond int.
-  if (!(position > -1.f && position < size)) {
-    return {0, {0.f, 0.f}};
-  }
+  const bool inside = position > -1.f && position < size;
   const float lower = floorf(position), fraction = position - lower;
-  const int index = static_cast<int>(lower);
-  if (index < 0) {
-    return {0, {fraction, 0.f}};
-  }
-  if (index > size - 2) {
-    return {size - 2, {0.f, 1.f - fraction}};
-  }
-  return {index, {1.f - fraction, fraction}};
+  const int index = inside ? static_cast<int>(lower) : 0;  // undefined for NaN and for positions beyond int
+  const int first = index < 0 ? 0 : index > size - 2 ? size - 2 : index;
+  const float here = inside ? 1.f - fraction : 0.f, next = inside ? fraction : 0.f;  // of index and index + 1
+  return {first,
+          {first > index   ? next
+           : first < index ? 0.f
+                           : here,
+           first > index   ? 0.f
+           : first < index ? here
+                           : next}};
 }
 
 }  // namespace lpkernels
