@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.providers import BASELINES, FUSED, YARDSTICKS, build_fused
+from benchmarks.providers import BASELINES, FUSED, baseline_provider, build_fused
 from benchmarks.techniques import Converted, Graphed, Techniques, assemble, prepare, require
 from benchmarks.work import Candidate, Provider, Unavailable
 from lpkernels.animate.image import resize_uint8, to_uint8
@@ -160,10 +160,7 @@ def of_frame(model: LivePortrait, device: torch.device) -> list[Provider]:
     def own(precision: str) -> Callable[[], Candidate]:
         return lambda: build_own(model, precision, device)
 
-    found = [
-        Provider(name, techniques.works_in(device), baseline(techniques), yardstick=name in YARDSTICKS)
-        for name, techniques in BASELINES.items()
-    ]
+    found = [baseline_provider(name, device, baseline(techniques)) for name, techniques in BASELINES.items()]
     whole = BASELINES["compile-reduce-overhead"]
     found.append(Provider(f"compile-reduce-overhead{WHOLE}", whole.works_in(device), baseline(whole, whole=True)))
     animator_precision = "fp16" if device.type == "cuda" else "fp32"

@@ -29,10 +29,12 @@ ROTATION_OF_L2 = 6  # FP32 input sets together hold this many times the L2, so F
 MOST_INPUT_SETS = 48
 MEBIBYTE = 1 << 20
 
-# Error allowed over that of PyTorch's own FP16 on the same inputs (BF16 has three bits less), and the least tolerance:
-# a few units in the last place. A yardstick beyond YARDSTICK_CAP is broken itself and loosens nothing.
-TOLERANCE_FACTOR = {"fp32": 0.0, "tf32": 1.5, "fp16": 1.5, "bf16": 12.0, "fp8": 12.0, "int8": 12.0}
-TOLERANCE_FLOOR = {"fp32": 1e-4, "tf32": 2e-3, "fp16": 2e-3, "bf16": 1.6e-2, "fp8": 1.6e-2, "int8": 1.6e-2}
+# The least tolerance is a few units in the last place. Beyond it a provider may err TOLERANCE_FACTOR times as much as
+# PyTorch's own eager arithmetic in that precision (TF32: in FP16) on the same inputs; FP32 not at all. A yardstick
+# beyond YARDSTICK_CAP is broken itself and loosens nothing.
+TOLERANCE_FLOOR = {"fp32": 1e-4, "tf32": 2e-3, "fp16": 2e-3, "bf16": 1.6e-2}
+TOLERANCE_FACTOR = 1.5
+YARDSTICK_OF = {"tf32": "fp16", "fp16": "fp16", "bf16": "bf16"}
 YARDSTICK_CAP = 0.05
 
 
@@ -192,16 +194,27 @@ class _Trial:
 
 
 def judge(trials: list[_Trial], floor: float = 0.0) -> None:
-    """Set each provider's tolerance by PyTorch's own reduced precision, and refuse those beyond it."""
-    own = [trial.result.relative_error for trial in trials if trial.provider.yardstick and trial.candidate is not None]
-    yardstick = max((error for error in own if error is not None and error <= YARDSTICK_CAP), default=0.0)
+    """Set each provider's tolerance by PyTorch's own arithmetic in its precision, and refuse those beyond it."""
     for trial in trials:
         result, precision = trial.result, trial.provider.precision
-        result.tolerance = max(TOLERANCE_FACTOR[precision] * yardstick, TOLERANCE_FLOOR[precision], floor)
+        own = TOLERANCE_FACTOR * _yardstick(trials, YARDSTICK_OF.get(precision))
+        result.tolerance = max(own, TOLERANCE_FLOOR[precision], floor)
+        if trial.provider.eager_pytorch:
+            result.tolerance = max(result.tolerance, YARDSTICK_CAP)
         if trial.candidate is None or result.relative_error is None:
             continue
         if not result.relative_error <= result.tolerance:
             trial.stop("refused", f"relative error {result.relative_error:.2e} exceeds {result.tolerance:.2e}")
+
+
+def _yardstick(trials: list[_Trial], precision: str | None) -> float:
+    """The largest error of the sound yardsticks in ``precision``."""
+    own = [
+        trial.result.relative_error
+        for trial in trials
+        if trial.provider.yardstick and trial.provider.precision == precision and trial.result.warmup_ms
+    ]
+    return max((error for error in own if error is not None and error <= YARDSTICK_CAP), default=0.0)
 
 
 class Memory:

@@ -20,11 +20,15 @@ from benchmarks.timing import capture
 from benchmarks.work import Candidate, Unavailable
 
 Call = Callable[..., Any]
+WEIGHTS = {"half": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Techniques:
-    """Which switches are on. ``precision``: fp32, amp (FP32 weights under FP16 autocast) or half (FP16 weights)."""
+    """Which switches are on.
+
+    ``precision``: fp32, amp (FP32 weights under FP16 autocast), half (FP16 weights) or bf16 (BF16 weights).
+    """
 
     eval_mode: bool = True
     no_grad: bool = True
@@ -37,9 +41,9 @@ class Techniques:
     empty_cache: bool = False  # release cached memory after every call
 
     def works_in(self, device: torch.device) -> str:
-        """The arithmetic: fp32, tf32 or fp16."""
+        """The arithmetic: fp32, tf32, fp16 or bf16."""
         if self.precision != "fp32":
-            return "fp16"
+            return "bf16" if self.precision == "bf16" else "fp16"
         return "tf32" if self.tf32 and device.type == "cuda" else "fp32"
 
 
@@ -56,7 +60,7 @@ def require(techniques: Techniques, device: torch.device) -> None:
     if device.type != "cuda" and techniques.compile:
         raise Unavailable(f"torch.compile mode {techniques.compile} is built on CUDA graphs: it needs a CUDA device")
     if device.type != "cuda" and techniques.precision != "fp32":
-        raise Unavailable("PyTorch emulates FP16 on the CPU, minutes a frame: not a speed anyone would choose")
+        raise Unavailable("PyTorch emulates half precision on the CPU: not a speed anyone would choose")
 
 
 def assemble(call: Call, techniques: Techniques, device: torch.device, alone: bool = True) -> Candidate:
@@ -76,8 +80,8 @@ def assemble(call: Call, techniques: Techniques, device: torch.device, alone: bo
 def convert(module: nn.Module, techniques: Techniques) -> nn.Module:
     """A copy of ``module`` in the mode, precision and memory format of ``techniques``."""
     module = copy.deepcopy(module).train(not techniques.eval_mode).requires_grad_(not techniques.no_grad)
-    if techniques.precision == "half":
-        module = module.half()
+    if techniques.precision in WEIGHTS:
+        module = module.to(WEIGHTS[techniques.precision])
     if techniques.channels_last:
         for parameter in module.parameters():
             layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(parameter.dim())
@@ -93,13 +97,13 @@ class Converted(nn.Module):
         super().__init__()
         self.module = convert(module, techniques)
         self.training = self.module.training
-        self._half = techniques.precision == "half"
+        self._dtype = WEIGHTS.get(techniques.precision)
         self._amp = techniques.precision == "amp"
         self._channels_last = techniques.channels_last
 
     def forward(self, *inputs: Tensor) -> Any:
-        if self._half:
-            inputs = tuple(tensor.half() for tensor in inputs)
+        if self._dtype is not None:
+            inputs = tuple(tensor.to(self._dtype) for tensor in inputs)
         if self._channels_last:
             inputs = tuple(_channels_last(tensor) for tensor in inputs)
         if not self._amp:

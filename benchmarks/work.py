@@ -32,13 +32,15 @@ class Provider:
     """One way to do a subject's work.
 
     ``precision`` names the ceiling and the tolerance it is held against. A ``yardstick`` is PyTorch's own reduced
-    precision: its error sets the tolerance of all others.
+    precision: its error sets the tolerance of the others in that precision. ``eager_pytorch`` is PyTorch too, with
+    other kernels: its error is shown and loosens nothing, and only a broken result is refused.
     """
 
     name: str
     precision: str
     build: Callable[[], Candidate]
     yardstick: bool = False
+    eager_pytorch: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 >>> import lpkernels
 >>> model = lpkernels.LivePortrait.from_pretrained("pretrained_weights", device="cuda", dtype=torch.float16)
+>>> model = lpkernels.optimize(model)
 >>> animator = lpkernels.Animator(model, "portrait.jpg")
 >>> frame = animator.step(driving_frame)  # uint8 RGB in, uint8 RGB out
 
@@ -17,34 +18,41 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Animator": "lpkernels.animate.animator",
+    "FusedLivePortrait": "lpkernels.fused.live_portrait",
     "LivePortrait": "lpkernels.models.live_portrait",
     "LivePortraitConfig": "lpkernels.models.config",
     "MotionOptions": "lpkernels.animate.retarget",
     "load_template": "lpkernels.animate.template",
+    "optimize": "lpkernels.fused.convert",
     "save_template": "lpkernels.animate.template",
 }
-_SUBMODULES = ("animate", "errors", "models", "ops", "trace")
+_SUBMODULES = ("animate", "errors", "fused", "models", "ops", "trace")
 
 __all__ = [
     "Animator",
+    "FusedLivePortrait",
     "LivePortrait",
     "LivePortraitConfig",
     "MotionOptions",
     "__version__",
     "animate",
     "errors",
+    "fused",
     "load_template",
     "models",
     "ops",
+    "optimize",
     "save_template",
     "trace",
 ]
 
 if TYPE_CHECKING:
-    from lpkernels import animate, errors, models, ops, trace
+    from lpkernels import animate, errors, fused, models, ops, trace
     from lpkernels.animate.animator import Animator
     from lpkernels.animate.retarget import MotionOptions
     from lpkernels.animate.template import load_template, save_template
+    from lpkernels.fused.convert import optimize
+    from lpkernels.fused.live_portrait import FusedLivePortrait
     from lpkernels.models.config import LivePortraitConfig
     from lpkernels.models.live_portrait import LivePortrait
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+GAMMA_BETA_BLOCK = 32
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -88,12 +90,30 @@ def fold_spectral_norm(weight_orig: Tensor, u: Tensor, v: Tensor) -> Tensor:
 def merge_gamma_beta(
     gamma_weight: Tensor, gamma_bias: Tensor, beta_weight: Tensor, beta_bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """SPADE's two convs as one of alternating columns gamma_0 + 1, beta_0, gamma_1 + 1, beta_1, ...
+    """SPADE's two convs as one: gamma + 1 of 32 channels, beta of the same 32, the next 32 gammas, ...
 
-    The 1 of ``n * (1 + gamma) + beta`` goes into gamma's bias.
+    The 1 of ``n * (1 + gamma) + beta`` goes into gamma's bias. Blocks keep a channel's gamma and beta in one tile of a
+    matrix product, and neighbouring channels next to each other. Where the channels are no multiple of 32 there is one
+    block of them all. ``split_gamma_beta`` takes the answer apart.
     """
-    weight = torch.stack([gamma_weight, beta_weight], dim=1).flatten(0, 1)
-    return weight, torch.stack([gamma_bias + 1, beta_bias], dim=1).flatten()
+    block = gamma_beta_block(gamma_weight.shape[0])
+
+    def merge(gamma: Tensor, beta: Tensor) -> Tensor:
+        return torch.stack([gamma.unflatten(0, (-1, block)), beta.unflatten(0, (-1, block))], dim=1).flatten(0, 2)
+
+    return merge(gamma_weight, beta_weight), merge(gamma_bias + 1, beta_bias)
+
+
+def split_gamma_beta(merged: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """gamma + 1 and beta out of what a conv of ``merge_gamma_beta`` answers (or its rows), channels along ``dim``."""
+    blocks = merged.unflatten(dim, (-1, 2, gamma_beta_block(merged.shape[dim] // 2)))
+    dim %= merged.dim()
+    return blocks.select(dim + 1, 0).flatten(dim, dim + 1), blocks.select(dim + 1, 1).flatten(dim, dim + 1)
+
+
+def gamma_beta_block(channels: int) -> int:
+    """How many gammas, then betas, stand next to each other in ``merge_gamma_beta``."""
+    return GAMMA_BETA_BLOCK if channels % GAMMA_BETA_BLOCK == 0 else channels
 
 
 def merge_convs(*convs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,13 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.is_available():
         pytest.skip("Triton kernels are compiled on this machine: their gpu tests run")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
+    # torch has imported triton by now: the functions of triton.language that are written in Triton are compiled ones.
+    language = pytest.importorskip("triton.language")
+    interpreter, jit = pytest.importorskip("triton.runtime.interpreter"), pytest.importorskip("triton.runtime.jit")
+    for module in (language, language.standard):
+        for name, value in vars(module).copy().items():
+            if isinstance(value, jit.JITFunction):
+                monkeypatch.setattr(module, name, interpreter.InterpretedFunction(value.fn))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

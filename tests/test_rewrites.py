@@ -94,16 +94,25 @@ def test_fold_spectral_norm_is_pytorchs() -> None:
     assert_equal(F.conv2d(x, weight, conv.bias), conv(x))
 
 
-def test_merge_gamma_beta() -> None:
-    activations, normalised = normal(2, 4, 5, 6), normal(2, 3, 5, 6)
-    gamma_weight, beta_weight, gamma_bias, beta_bias = normal(3, 4, 3, 3), normal(3, 4, 3, 3), normal(3), normal(3)
+@pytest.mark.parametrize("channels", [3, 64])
+def test_merge_gamma_beta(channels: int) -> None:
+    activations, normalised = normal(2, 4, 5, 6), normal(2, channels, 5, 6)
+    gamma_weight, beta_weight = normal(channels, 4, 3, 3), normal(channels, 4, 3, 3)
+    gamma_bias, beta_bias = normal(channels), normal(channels)
     gamma, beta = (
         F.conv2d(activations, w, b, padding=1) for w, b in ((gamma_weight, gamma_bias), (beta_weight, beta_bias))
     )
-    merged = F.conv2d(
-        activations, *rewrites.merge_gamma_beta(gamma_weight, gamma_bias, beta_weight, beta_bias), padding=1
-    )
-    assert_equal(normalised * merged[:, 0::2] + merged[:, 1::2], normalised * (1 + gamma) + beta)
+    weight, bias = rewrites.merge_gamma_beta(gamma_weight, gamma_bias, beta_weight, beta_bias)
+    scale, shift = rewrites.split_gamma_beta(F.conv2d(activations, weight, bias, padding=1), 1)
+    assert_equal(normalised * scale + shift, normalised * (1 + gamma) + beta)
+
+
+def test_merged_gamma_and_beta_alternate_in_blocks_of_32() -> None:
+    channels = torch.arange(64.0)
+    _, merged = rewrites.merge_gamma_beta(channels[:, None], channels, channels[:, None], -channels)
+    assert torch.equal(merged.unflatten(0, (2, 2, 32))[:, 0].flatten(), channels + 1)
+    assert torch.equal(merged.unflatten(0, (2, 2, 32))[:, 1].flatten(), -channels)
+    assert torch.equal(rewrites.split_gamma_beta(merged[None], -1)[1], -channels[None])
 
 
 def test_merge_convs() -> None:

@@ -21,7 +21,7 @@ COMPILE_MODE = "max-autotune-no-cudagraphs"  # the harness itself puts kernels i
 
 
 def torch_providers(function: Function, cast: tuple[int, ...], device: torch.device) -> list[Provider]:
-    """Eager FP32, eager FP16 (the yardstick) and compiled FP16 of ``function``; ``cast`` indexes what is lowered."""
+    """Eager FP32, eager FP16 and BF16 (the yardsticks) and compiled FP16; ``cast`` indexes what is lowered."""
 
     def eager(precision: str) -> Callable[[], Candidate]:
         def candidate() -> Candidate:
@@ -39,6 +39,7 @@ def torch_providers(function: Function, cast: tuple[int, ...], device: torch.dev
     return [
         Provider("baseline-fp32", Techniques().works_in(device), eager("fp32")),
         Provider("baseline-half", "fp16", eager("fp16"), yardstick=True),
+        Provider("baseline-bf16", "bf16", eager("bf16"), yardstick=True),
         Provider(f"compile-{COMPILE_MODE}", "fp16", compiled),
     ]
 

@@ -1,23 +1,27 @@
-"""The frame engine: one source picture, driving frames in, animated frames out."""
+"""What animates: one source picture, driving frames in, animated frames out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lpkernels import trace
-from lpkernels.animate.extract import network_input, read_motion
-from lpkernels.animate.image import Box, Frame, Picture, to_uint8
+from lpkernels.animate._jobs import Item, Job, Jobs, overlapped
+from lpkernels.animate.engine import FrameEngine, Rows
+from lpkernels.animate.image import Box, Frame, Picture, check_frame
 from lpkernels.animate.motion import Motion
-from lpkernels.animate.retarget import MotionOptions, convex_hull_multiplier, drive
+from lpkernels.animate.retarget import MotionOptions
 from lpkernels.animate.source import Source, prepare_source
 from lpkernels.animate.template import MotionTemplate
 from lpkernels.errors import InputError
-from lpkernels.models.live_portrait import LivePortrait
+from lpkernels.models.portrait_model import PortraitModel
+
+AHEAD = 2  # frames that ``run`` reads ahead on a GPU: one in each direction beside the one that is computed
 
 
 class Animator:
@@ -30,37 +34,57 @@ class Animator:
     >>> for frame in animator.run(frames):  # uint8 RGB in, uint8 RGB out
     ...     show(frame)
 
+    On a GPU a frame is one CUDA graph, recorded when the first frame of a size comes, or by ``warm_up``; see
+    ``FrameEngine`` for what needs another. Each animator has a stream of its own: any number may share a model, one to
+    a thread. One animator serves one thread at a time. Work on tensors is in order with the caller's current stream, so
+    threads that pass CUDA tensors and shall overlap need a current stream each.
+
     Args:
-        model: on any device, in any compute dtype.
+        model: on any device, in any compute dtype; with the networks as published or rebuilt (``lpkernels.optimize``).
         source: uint8 (H, W, 3) RGB array or tensor, or the path of a picture.
-        options: how driving motion moves the source.
+        options: how driving motion moves the source; may be assigned later.
         crop: box of the source around the face: x, y, width, height in pixels. Without it the whole picture is squeezed
             into a square.
+        graph: record frames as CUDA graphs. None: where there is a GPU. Without, the same work is launched kernel by
+            kernel: slower, for profiling with named ranges and for models that wait for the device.
 
     Raises:
-        InputError: the picture cannot be read or the crop leaves it.
+        InputError: the picture cannot be read or the crop leaves it; ``graph`` without a GPU.
         TypeError, ValueError: the array is not a picture.
     """
 
     def __init__(
         self,
-        model: LivePortrait,
+        model: PortraitModel[Any],
         source: Frame | Tensor | str | Path,
         *,
         options: MotionOptions | None = None,
         crop: Box | None = None,
+        graph: bool | None = None,
     ) -> None:
         self.model = model
-        self.options = options if options is not None else MotionOptions()
-        self._first: Motion | None = None
-        self._driving: Motion | None = None
-        self._multiplier: Tensor | None = None
+        self._options = options if options is not None else MotionOptions()
         self._source = prepare_source(model, source, crop)
+        self._engine = FrameEngine(model, self._options, self._source, graph=graph)
+        self._jobs = Jobs(self._engine, model.config.output_size)
+        self._lock = threading.RLock()
+        self._driving: Motion | Rows | None = None
 
     @property
     def source(self) -> Source:
         """The prepared source picture."""
         return self._source
+
+    @property
+    def options(self) -> MotionOptions:
+        """How driving motion moves the source. Assigning others makes the next frame of each size warm up again."""
+        return self._options
+
+    @options.setter
+    def options(self, options: MotionOptions) -> None:
+        with self._lock:
+            self._engine.set_options(options)
+            self._options = options
 
     @property
     def output_size(self) -> int:
@@ -69,17 +93,50 @@ class Animator:
 
     @property
     def driving_motion(self) -> Motion | None:
-        """The motion of the latest driving frame; None before the first."""
-        return self._driving
+        """The motion of the latest driving frame (of ``run``: of the one yielded last); None before the first."""
+        with self._lock:
+            if isinstance(self._driving, Rows):
+                self._driving = self._engine.read(self._driving)
+            return self._driving
+
+    @property
+    def warm_up_seconds(self) -> float:
+        """Wall-clock time spent so far on preparing for sizes of frames, a part of which was their first frame's."""
+        return self._engine.warm_up_seconds
+
+    def warm_up(self, size: tuple[int, int] | None = None) -> float:
+        """Prepare for driving frames of one size now rather than at the first of them: a frame is run and recorded.
+
+        Args:
+            size: height and width in pixels; the model's input size when None.
+
+        Returns:
+            Seconds that it took, about zero if it was done before.
+
+        Raises:
+            InputError: a side under one pixel.
+            LpkernelsError: the frame cannot be recorded.
+        """
+        height, width = size if size is not None else (self.model.config.image_size,) * 2
+        if min(height, width) < 1:
+            raise InputError(f"size must be a height and width of at least 1, got {size}")
+        with self._lock:
+            before = self.warm_up_seconds
+            self._engine.warm_up(self._engine.plan_pictures(1, height, width))
+            return self.warm_up_seconds - before
 
     def set_source(self, source: Frame | Tensor | str | Path, crop: Box | None = None) -> None:
         """Animate another picture from the next frame on; the first driving frame stays the reference."""
-        self._source = prepare_source(self.model, source, crop)
-        self._multiplier = None
+        prepared = prepare_source(self.model, source, crop)
+        with self._lock:
+            self._engine.set_source(prepared)
+            self._source = prepared
 
     def reset(self) -> None:
         """Forget the first driving frame: the next one becomes the reference of relative motion."""
-        self._first = self._driving = self._multiplier = None
+        with self._lock:
+            self._engine.reset()
+            self._driving = None
 
     def step(self, frame: Picture, eye_ratio: float | None = None, lip_ratio: float | None = None) -> Picture:
         """Animate one driving frame.
@@ -90,16 +147,26 @@ class Animator:
 
         Returns:
             uint8 (S, S, 3), RGB, S = ``output_size``: an array for an array, a tensor on the model's device for a
-            tensor.
+            tensor. Nothing waits for the device where both are on it.
 
         Raises:
             TypeError, ValueError: ``frame`` is not such a picture.
             InputError: the options retarget eyes or lips and their ratio is not given.
+            LpkernelsError: the frame cannot be recorded as a CUDA graph.
         """
+        check_frame("frame", frame)
         with trace.range("frame", "frame"):
-            motion = read_motion(self.model, network_input(self.model, "frame", frame))
-            result = self._animate(motion, eye_ratio, lip_ratio)
-            return result.cpu().numpy() if isinstance(frame, np.ndarray) else result
+            picture: Picture = self._finish(self._start(frame[None], eye_ratio, lip_ratio))[0]
+            return picture
+
+    def step_batch(self, frames: Picture, eye_ratio: float | None = None, lip_ratio: float | None = None) -> Picture:
+        """Animate consecutive driving frames at once: (B, H, W, 3) to (B, S, S, 3); otherwise as ``step``."""
+        if isinstance(frames, np.ndarray | Tensor) and (frames.ndim != 4 or len(frames) == 0):
+            raise ValueError(f"frames must have shape (batch, height, width, 3), RGB, got {tuple(frames.shape)}")
+        check_frame("frames", frames[0] if isinstance(frames, np.ndarray | Tensor) else frames)
+        with trace.range("frame", "frame", batch=len(frames)):
+            pictures: Picture = self._finish(self._start(frames, eye_ratio, lip_ratio))
+            return pictures
 
     def step_motion(self, motion: Motion, eye_ratio: float | None = None, lip_ratio: float | None = None) -> Tensor:
         """Animate with a motion that is known already, such as a template's.
@@ -114,38 +181,64 @@ class Animator:
             InputError: the motion is of another number of keypoints, or as ``step``.
         """
         with trace.range("frame", "frame"):
-            return self._animate(motion.to(self.model.device), eye_ratio, lip_ratio)
+            picture: Tensor = self._finish(self._start_motion(motion, False, eye_ratio, lip_ratio))[0]
+            return picture
 
-    def run(self, frames: Iterable[Picture]) -> Iterator[Picture]:
-        """Animate driving frames as they come: a generator that holds one frame at a time. Arguments as ``step``."""
-        for frame in frames:
-            yield self.step(frame)
+    def run(self, frames: Iterable[Picture], ahead: int | None = None) -> Iterator[Picture]:
+        """Animate driving frames as they come: a generator that holds few frames at a time. Arguments as ``step``.
+
+        An error in the source of frames, or a frame that is none, is raised after the frames before it were yielded.
+
+        Args:
+            ahead: frames read before the result of an earlier one is waited for, so that copies to and from a GPU
+                overlap with its work: 0 for a live source, where no result shall wait for the next frame. None: 2 on a
+                GPU, else 0.
+
+        Raises:
+            InputError: ``ahead`` is negative.
+        """
+
+        def start(frame: Picture) -> Job:
+            check_frame("frame", frame)
+            return self._start(frame[None])
+
+        return self._overlapped(frames, start, ahead)
 
     def run_template(self, template: MotionTemplate) -> Iterator[Frame]:
         """Animate with a motion template, from its first frame; yields arrays as ``step`` does."""
         self.reset()
-        for motion in template.motions():
-            yield self.step_motion(motion).cpu().numpy()
+        yield from self._overlapped(template.motions(), lambda motion: self._start_motion(motion, True), None)
 
-    @torch.no_grad()
-    def _animate(self, motion: Motion, eye_ratio: float | None, lip_ratio: float | None) -> Tensor:
+    def _overlapped(self, items: Iterable[Item], start: Callable[[Item], Job], ahead: int | None) -> Iterator[Any]:
+        if ahead is None:
+            ahead = AHEAD if self._engine.lane.stream is not None else 0
+        if ahead < 0:
+            raise InputError(f"ahead must be 0 or more, got {ahead}")
+
+        def start_one(item: Item) -> Job:
+            with trace.range("frame", "frame"):
+                return start(item)
+
+        return overlapped(items, start_one, lambda job: self._finish(job)[0], ahead)
+
+    def _start(self, frames: Frame | Tensor, eye_ratio: float | None = None, lip_ratio: float | None = None) -> Job:
+        """Start a batch of checked frames."""
+        self._options.check_ratios(eye_ratio, lip_ratio)
+        with self._lock:
+            return self._jobs.pictures(frames, eye_ratio, lip_ratio)
+
+    def _start_motion(
+        self, motion: Motion, to_host: bool, eye_ratio: float | None = None, lip_ratio: float | None = None
+    ) -> Job:
         expected = tuple(self._source.motion.exp.shape)
         if tuple(motion.exp.shape) != expected:
             raise InputError(f"the driving motion's exp must have shape {expected}, got {tuple(motion.exp.shape)}")
-        first = motion if self._first is None else self._first
-        if self._multiplier is None and self.options.expression_friendly:
-            self._multiplier = convex_hull_multiplier(self._source.motion, self._source.x_s, first, self.options)
-        x_d = drive(
-            self.model,
-            self._source.motion,
-            self._source.x_s,
-            motion,
-            first,
-            self.options,
-            eye_ratio=eye_ratio,
-            lip_ratio=lip_ratio,
-            motion_multiplier=self._multiplier,
-        )
-        image = self.model.warp_decode(self._source.feature_3d, self._source.x_s, x_d)
-        self._first, self._driving = first, motion
-        return to_uint8(image)[0]
+        self._options.check_ratios(eye_ratio, lip_ratio)
+        with self._lock:
+            return self._jobs.motion(motion, eye_ratio, lip_ratio, to_host)
+
+    def _finish(self, job: Job) -> Any:
+        """Wait for a frame's pictures; its motion is the latest now."""
+        pictures = job.result()
+        self._driving = job.driving
+        return pictures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from lpkernels.animate.image import Frame, resize_uint8, to_batch
 from lpkernels.animate.motion import Motion, refine_motion, source_keypoints
 from lpkernels.animate.template import MotionTemplate
 from lpkernels.errors import InputError
-from lpkernels.models.live_portrait import LivePortrait
+from lpkernels.models.portrait_model import PortraitModel
 
 
-def network_input(model: LivePortrait, name: str, frame: Frame | Tensor) -> Tensor:
+def network_input(model: PortraitModel[Any], name: str, frame: Frame | Tensor) -> Tensor:
     """A frame of any size as the networks take it: (1, 3, S, S) float32 in 0..1 on the model's device.
 
     Args:
@@ -28,13 +29,13 @@ def network_input(model: LivePortrait, name: str, frame: Frame | Tensor) -> Tens
     return resize_uint8(to_batch(name, frame, model.device), model.config.image_size)
 
 
-def read_motion(model: LivePortrait, image: Tensor) -> Motion:
+def read_motion(model: PortraitModel[Any], image: Tensor) -> Motion:
     """M and its refinement: image (B, 3, S, S) -> keypoints, expression, rotation, translation, scale."""
     return refine_motion(model.extract_motion(image))
 
 
 def extract_template(
-    model: LivePortrait, frames: Iterable[Frame | Tensor], fps: Fraction | float = 25
+    model: PortraitModel[Any], frames: Iterable[Frame | Tensor], fps: Fraction | float = 25
 ) -> MotionTemplate:
     """The motion of a clip, to be kept and replayed without its pictures or the motion extractor.
 

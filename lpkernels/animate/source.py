@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from lpkernels.animate.extract import network_input, read_motion
 from lpkernels.animate.image import Box, Frame, check_frame, load_image
 from lpkernels.animate.image import crop as cut
 from lpkernels.animate.motion import Motion, source_keypoints
-from lpkernels.models.live_portrait import LivePortrait
+from lpkernels.models.portrait_model import PortraitModel
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Source:
     x_s: Tensor
 
 
-def prepare_source(model: LivePortrait, source: Frame | Tensor | str | Path, crop: Box | None = None) -> Source:
+def prepare_source(model: PortraitModel[Any], source: Frame | Tensor | str | Path, crop: Box | None = None) -> Source:
     """Run F and M on a source picture.
 
     The picture, or the ``crop`` cut from it, is squeezed into the networks' square, as the original does when its face

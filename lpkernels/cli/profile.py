@@ -80,7 +80,7 @@ def _step(model: LivePortrait) -> Callable[[], object]:
     from lpkernels.animate.portrait import draw_portrait, driving_frames
 
     size = model.config.image_size
-    animator = Animator(model, draw_portrait(size))
+    animator = Animator(model, draw_portrait(size), graph=False)  # a graph's replay has no ranges inside
     frames = itertools.cycle([torch.from_numpy(frame).to(model.device) for frame in driving_frames(8, size)])
     return lambda: animator.step(next(frames))
 

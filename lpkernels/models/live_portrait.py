@@ -1,30 +1,28 @@
-"""The five networks together: what the rest of the program calls."""
+"""The five networks together, as published: what the rest of the program calls."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lpkernels import _checks, trace
 from lpkernels.errors import InputError
 from lpkernels.models import checkpoint, random_weights
 from lpkernels.models.appearance_feature_extractor import AppearanceFeatureExtractor
 from lpkernels.models.config import NETWORKS, LivePortraitConfig
 from lpkernels.models.motion_extractor import MotionExtractor
+from lpkernels.models.pixels import resize_uint8, to_uint8
+from lpkernels.models.portrait_model import PortraitModel
 from lpkernels.models.spade_generator import SPADEDecoder
 from lpkernels.models.stitching_retargeting_network import make_stitching_retargeting_module
+from lpkernels.models.warp_source import WarpSource
 from lpkernels.models.warping_network import WarpingNetwork
 
 COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# The motion extractor's stem and its three down-samplings need at least one cell each.
-MIN_IMAGE_SIZE = 32
 
 
-class LivePortrait(nn.Module):
+class LivePortrait(PortraitModel[WarpSource]):
     """LivePortrait's networks (arXiv 2407.03168), for inference.
 
     Parameters stay float32. With ``dtype`` float16 or bfloat16 the networks run under ``torch.autocast``, as the
@@ -116,128 +114,44 @@ class LivePortrait(nn.Module):
         """Where the parameters are."""
         return self.motion_extractor.detector.fc_t.weight.device
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The compute dtype; parameters are float32 whatever it is."""
-        return self._dtype
-
-    @torch.no_grad()
-    def extract_feature_3d(self, image: Tensor) -> Tensor:
-        """F: image (B, 3, H, W), RGB in 0..1 -> feature volume (B, C, D, H/4, W/4).
-
-        Raises:
-            TypeError: not a float tensor.
-            ValueError: wrong shape, a side under 32 pixels, another device.
-        """
-        image = self._image(image)
-        with self._network("appearance_feature_extractor", image):
+    def _feature_3d(self, image: Tensor) -> Tensor:
+        with self._lowered():
             return self.appearance_feature_extractor(image).float()
 
-    @torch.no_grad()
-    def extract_motion(self, image: Tensor) -> dict[str, Tensor]:
-        """M: image (B, 3, H, W), RGB in 0..1 -> raw heads.
-
-        ``pitch``, ``yaw``, ``roll`` (B, 66) logits over bins of 3 degrees; ``t`` (B, 3); ``exp`` (B, 3K);
-        ``scale`` (B, 1); ``kp`` (B, 3K). Raises as ``extract_feature_3d``.
-        """
-        image = self._image(image)
-        with self._network("motion_extractor", image):
+    def _motion(self, image: Tensor) -> dict[str, Tensor]:
+        with self._lowered():
             return {name: head.float() for name, head in self.motion_extractor(image).items()}
 
-    @torch.no_grad()
-    def warp(self, feature_3d: Tensor, kp_source: Tensor, kp_driving: Tensor) -> dict[str, Tensor | None]:
-        """W: feature volume (B, C, D, h, w) and keypoints (B, K, 3) in normalised coordinates -> dict.
+    def _heads(self, frames: Tensor) -> Tensor:
+        return torch.cat(list(self._motion(resize_uint8(frames, self.config.image_size)).values()), dim=1)
 
-        ``out`` (B, 4 * block_expansion, h, w); ``occlusion_map`` (B, 1, h, w) in 0..1, None if the model estimates
-        none; ``deformation`` (B, D, h, w, 3), normalised (x, y, z) sampling positions.
-
-        Raises:
-            TypeError: not float tensors.
-            ValueError: shapes that do not fit the model or each other, another device.
-        """
-        feature_3d, kp_source, kp_driving = self._warp_inputs(feature_3d, kp_source, kp_driving)
-        with self._network("warping_module", feature_3d):
+    def _warp(self, feature_3d: Tensor, kp_source: Tensor, kp_driving: Tensor) -> dict[str, Tensor | None]:
+        with self._lowered():
             result = self.warping_module(feature_3d, kp_driving=kp_driving, kp_source=kp_source)
         return {name: None if value is None else value.float() for name, value in result.items()}
 
-    @torch.no_grad()
-    def decode(self, feature: Tensor) -> Tensor:
-        """G: warped feature (B, C, h, w) -> image (B, 3, S, S), RGB in 0..1; S is 8h for the published model.
-
-        Raises as ``warp``.
-        """
-        channels = self.config.spade_generator.feature_channels
-        feature = self._checked("feature", feature, ("B", channels, "h", "w"))
-        with self._network("spade_generator", feature):
+    def _decode(self, feature: Tensor) -> Tensor:
+        with self._lowered():
             return self.spade_generator(feature).float()
 
-    @torch.no_grad()
-    def warp_decode(self, feature_3d: Tensor, kp_source: Tensor, kp_driving: Tensor) -> Tensor:
-        """G(W(feature_3d, kp_source, kp_driving)): the image (B, 3, S, S), RGB in 0..1. Raises as ``warp``."""
-        feature_3d, kp_source, kp_driving = self._warp_inputs(feature_3d, kp_source, kp_driving)
-        with self._network("warping_module", feature_3d):
-            feature = self.warping_module(feature_3d, kp_driving=kp_driving, kp_source=kp_source)["out"]
-        with self._network("spade_generator", feature):
-            return self.spade_generator(feature).float()
+    def _prepare(self, feature_3d: Tensor, kp_source: Tensor) -> WarpSource:
+        return WarpSource(feature_3d, kp_source)
 
-    @torch.no_grad()
-    def stitch(self, features: Tensor) -> Tensor:
-        """Source and driving keypoints, flattened and joined, (B, 6K) -> keypoint offsets and (x, y), (B, 3K + 2)."""
-        return self._mlp("stitching", features)
-
-    @torch.no_grad()
-    def retarget_eye(self, features: Tensor) -> Tensor:
-        """Source keypoints, its two eye-open ratios and the wanted one, (B, 3K + 3) -> offsets (B, 3K)."""
-        return self._mlp("eye", features)
-
-    @torch.no_grad()
-    def retarget_lip(self, features: Tensor) -> Tensor:
-        """Source keypoints, its lip-open ratio and the wanted one, (B, 3K + 2) -> offsets (B, 3K)."""
-        return self._mlp("lip", features)
+    def _render(self, source: WarpSource, kp_driving: Tensor, as_uint8: bool) -> Tensor:
+        source = source.expand(kp_driving.shape[0])
+        with self._network("warping_module", kp_driving), self._lowered():
+            feature = self.warping_module(source.feature_3d, kp_driving=kp_driving, kp_source=source.kp_source)["out"]
+        with self._network("spade_generator", kp_driving):
+            image = self._decode(feature)
+        return to_uint8(image) if as_uint8 else image
 
     def _mlp(self, name: str, features: Tensor) -> Tensor:
-        size = getattr(self.config.stitching_retargeting_module, name).input_size
-        features = self._checked("features", features, ("B", size))
-        with self._network("stitching_retargeting_module", features, torch.float32):
-            return self.stitching_retargeting_module[name](features)
+        return self.stitching_retargeting_module[name](features)
 
-    @contextlib.contextmanager
-    def _network(self, name: str, batched: Tensor, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """The trace range of one network call, and its autocast; float32 switches an outer autocast off."""
-        dtype = dtype or self._dtype
-        lowered = dtype if dtype != torch.float32 else None
-        with (
-            trace.range(name, "network", batch=batched.shape[0]),
-            torch.autocast(self.device.type, dtype=lowered, enabled=lowered is not None),
-        ):
-            yield
-
-    def _checked(self, name: str, value: Tensor, shape: tuple[int | str, ...]) -> Tensor:
-        tensor = _checks.is_tensor(name, value)
-        _checks.dtype(name, tensor)
-        _checks.shape(name, tensor, shape)
-        if tensor.device != self.device:
-            raise ValueError(f"{name} must be on the model's device, {self.device}; got {tensor.device}")
-        return tensor.float()
-
-    def _image(self, image: Tensor) -> Tensor:
-        channels = self.config.appearance_feature_extractor.image_channel
-        image = self._checked("image", image, ("B", channels, "H", "W"))
-        smallest = max(MIN_IMAGE_SIZE, self.config.feature_stride)
-        if min(image.shape[2:]) < smallest:
-            raise ValueError(f"image must be at least {smallest} pixels high and wide, got {tuple(image.shape[2:])}")
-        return image
-
-    def _warp_inputs(self, feature_3d: Tensor, kp_source: Tensor, kp_driving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        appearance, multiple = self.config.appearance_feature_extractor, self.config.feature_multiple
-        volume_shape = ("B", appearance.reshape_channel, appearance.reshape_depth, "h", "w")
-        feature_3d = self._checked("feature_3d", feature_3d, volume_shape)
-        batch, (height, width) = feature_3d.shape[0], feature_3d.shape[3:]
-        if height % multiple or width % multiple:
-            raise ValueError(f"feature_3d's h and w must be multiples of {multiple}, got {(height, width)}")
-        kp_shape = (batch, self.config.num_kp, 3)
-        kp_source = self._checked("kp_source", kp_source, kp_shape)
-        return feature_3d, kp_source, self._checked("kp_driving", kp_driving, kp_shape)
+    def _lowered(self) -> torch.autocast:
+        """The networks' autocast; the stitching and retargeting MLPs stay out of it."""
+        lowered = self._dtype if self._dtype != torch.float32 else None
+        return torch.autocast(self.device.type, dtype=lowered, enabled=lowered is not None)
 
 
 def _usable_device(device: str | torch.device) -> torch.device:

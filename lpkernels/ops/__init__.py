@@ -1,18 +1,56 @@
 """The ops: one file each, with its schema, argument checks, fake kernel and choice of backend."""
 
 from lpkernels.ops._op import Backend, Choice, Op, registry, requested_backends, use_backend
+from lpkernels.ops.conv_act import conv_act, pack_conv_weight
+from lpkernels.ops.conv_img import conv_img
+from lpkernels.ops.conv_pool import conv_pool
+from lpkernels.ops.depthwise_norm import depthwise_norm
 from lpkernels.ops.flow_warp import flow_warp
+from lpkernels.ops.grn_linear import grn_linear
+from lpkernels.ops.instance_norm_stats import instance_norm_stats
+from lpkernels.ops.keypoint_transform import keypoint_transform, pack_motion, unpack_motion
+from lpkernels.ops.linear_gelu import linear_gelu
 from lpkernels.ops.mask_conv3d import mask_conv3d, pack_mask_weight, padded_channels
+from lpkernels.ops.norm_downsample import norm_downsample
+from lpkernels.ops.occlusion_head import occlusion_head, pack_occlusion_weight
+from lpkernels.ops.patch_norm import patch_norm
+from lpkernels.ops.pool_norm_linear import pool_norm_linear
+from lpkernels.ops.spade_conv import pack_gamma_weight, pack_spade_weight, spade_conv
+from lpkernels.ops.stitch_mlp import pack_mlp, stitch_mlp
+from lpkernels.ops.upsample_conv import pack_upsample_weight, upsample_conv
 
 __all__ = [
     "Backend",
     "Choice",
     "Op",
+    "conv_act",
+    "conv_img",
+    "conv_pool",
+    "depthwise_norm",
     "flow_warp",
+    "grn_linear",
+    "instance_norm_stats",
+    "keypoint_transform",
+    "linear_gelu",
     "mask_conv3d",
+    "norm_downsample",
+    "occlusion_head",
+    "pack_conv_weight",
+    "pack_gamma_weight",
     "pack_mask_weight",
+    "pack_mlp",
+    "pack_motion",
+    "pack_occlusion_weight",
+    "pack_spade_weight",
+    "pack_upsample_weight",
     "padded_channels",
+    "patch_norm",
+    "pool_norm_linear",
     "registry",
     "requested_backends",
+    "spade_conv",
+    "stitch_mlp",
+    "unpack_motion",
+    "upsample_conv",
     "use_backend",
 ]

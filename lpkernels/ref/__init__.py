@@ -1,6 +1,53 @@
 """The plain PyTorch truth of every op: one file per op, differentiable, in float32 or float64."""
 
+from lpkernels.ref.conv_act import channel_stats, conv_act, conv_act_in
+from lpkernels.ref.conv_img import conv_img, conv_img_in
+from lpkernels.ref.conv_pool import conv_pool, conv_pool_in
+from lpkernels.ref.depthwise_norm import depthwise_norm, depthwise_norm_in
 from lpkernels.ref.flow_warp import flow_warp
+from lpkernels.ref.grn_linear import grn_linear, grn_linear_in
+from lpkernels.ref.instance_norm_stats import instance_norm_stats
+from lpkernels.ref.keypoint_transform import keypoint_transform
+from lpkernels.ref.linear_gelu import linear_gelu, linear_gelu_in, row_block
 from lpkernels.ref.mask_conv3d import mask_conv3d, mask_conv3d_in
+from lpkernels.ref.norm_downsample import norm_downsample, norm_downsample_in
+from lpkernels.ref.occlusion_head import occlusion_head, occlusion_head_in
+from lpkernels.ref.patch_norm import patch_norm, patch_norm_in
+from lpkernels.ref.pool_norm_linear import pool_norm_linear
+from lpkernels.ref.spade_conv import spade_conv, spade_conv_in
+from lpkernels.ref.stitch_mlp import stitch_mlp
+from lpkernels.ref.upsample_conv import upsample_conv, upsample_conv_in
 
-__all__ = ["flow_warp", "mask_conv3d", "mask_conv3d_in"]
+__all__ = [
+    "channel_stats",
+    "conv_act",
+    "conv_act_in",
+    "conv_img",
+    "conv_img_in",
+    "conv_pool",
+    "conv_pool_in",
+    "depthwise_norm",
+    "depthwise_norm_in",
+    "flow_warp",
+    "grn_linear",
+    "grn_linear_in",
+    "instance_norm_stats",
+    "keypoint_transform",
+    "linear_gelu",
+    "linear_gelu_in",
+    "mask_conv3d",
+    "mask_conv3d_in",
+    "norm_downsample",
+    "norm_downsample_in",
+    "occlusion_head",
+    "occlusion_head_in",
+    "patch_norm",
+    "patch_norm_in",
+    "pool_norm_linear",
+    "row_block",
+    "spade_conv",
+    "spade_conv_in",
+    "stitch_mlp",
+    "upsample_conv",
+    "upsample_conv_in",
+]

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from lpkernels.animate.animator import Animator
+from lpkernels.animate.image import to_uint8
 from lpkernels.animate.source import prepare_source
 from lpkernels.models.live_portrait import LivePortrait
+from lpkernels.models.warp_source import WarpSource
 from tests.golden.load import compare, compare_rgb, load_golden
 
 SIZES = ["tiny", pytest.param("full", marks=pytest.mark.slow)]
@@ -31,15 +33,12 @@ def test_clip(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     driven: list[torch.Tensor] = []
     decoded: list[torch.Tensor] = []
 
-    def recording_warp_decode(
-        self: LivePortrait, feature_3d: torch.Tensor, kp_source: torch.Tensor, kp_driving: torch.Tensor
-    ) -> torch.Tensor:
+    def recording_render(self: LivePortrait, source: WarpSource, kp_driving: torch.Tensor) -> torch.Tensor:
         driven.append(kp_driving)
-        decoded.append(original(self, feature_3d, kp_source, kp_driving))
-        return decoded[-1]
+        decoded.append(self.warp_decode(source.feature_3d, source.kp_source, kp_driving))
+        return to_uint8(decoded[-1])
 
-    original = LivePortrait.warp_decode
-    monkeypatch.setattr(LivePortrait, "warp_decode", recording_warp_decode)
+    monkeypatch.setattr(LivePortrait, "render", recording_render)
     animator = Animator(model, arrays["source"])
     for index in range(3):
         frame = animator.step(arrays[f"driving{index}"])

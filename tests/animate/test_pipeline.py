@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lpkernels.animate import animator
+from lpkernels.animate.animator import Animator
 from lpkernels.animate.extract import extract_template
 from lpkernels.animate.image import load_image, save_image
+from lpkernels.animate.motion import Motion
 from lpkernels.animate.pipeline import Result, animate_file
 from lpkernels.animate.portrait import draw_portrait, driving_frames
-from lpkernels.animate.retarget import MotionOptions, drive
+from lpkernels.animate.retarget import MotionOptions
 from lpkernels.animate.template import load_template, save_template
 from lpkernels.animate.video import VideoReader
 from lpkernels.errors import InputError, LpkernelsError
@@ -174,11 +175,14 @@ def test_retargeting_ratios(
 ) -> None:
     ratios: list[tuple[float | None, float | None]] = []
 
-    def recording_drive(*args: object, eye_ratio: float | None, lip_ratio: float | None, **rest: object) -> Tensor:
+    def recording_step(
+        self: Animator, motion: Motion, eye_ratio: float | None = None, lip_ratio: float | None = None
+    ) -> Tensor:
         ratios.append((eye_ratio, lip_ratio))
-        return drive(*args, eye_ratio=eye_ratio, lip_ratio=lip_ratio, **rest)  # type: ignore[arg-type]
+        return step_motion(self, motion, eye_ratio, lip_ratio)
 
-    monkeypatch.setattr(animator, "drive", recording_drive)
+    step_motion = Animator.step_motion
+    monkeypatch.setattr(Animator, "step_motion", recording_step)
     options = MotionOptions(eye_retargeting=True, source_eye_ratio=(0.3, 0.3))
     with pytest.raises(InputError, match="eye retargeting needs eye_ratio"):
         animate(options=options)

@@ -68,6 +68,7 @@ def provider(
     *,
     precision: str = "fp32",
     yardstick: bool = False,
+    eager_pytorch: bool = False,
     fell_back: Callable[[], str | None] = lambda: None,
     calls: list[str] | None = None,
 ) -> Provider:
@@ -79,7 +80,7 @@ def provider(
             calls.append(name)
         return function(x)
 
-    return Provider(name, precision, lambda: Candidate(call, fell_back), yardstick)
+    return Provider(name, precision, lambda: Candidate(call, fell_back), yardstick, eager_pytorch)
 
 
 def subject(*providers: Provider, **fields: Any) -> Subject:

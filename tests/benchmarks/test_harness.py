@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,6 +115,24 @@ def test_a_broken_yardstick_loosens_nothing():
     wrong = provider("wrong", clock, 1.0, lambda x: 2.9 * x, precision="fp16")
     results = harness(clock).measure(subject(own, wrong))
     assert [one.status for one in results] == ["refused", "refused"]
+
+
+def test_each_precision_has_its_own_yardstick():
+    clock = FakeClock()
+    half = provider("half", clock, 1.0, lambda x: 2.004 * x, precision="fp16", yardstick=True)
+    bfloat = provider("bfloat", clock, 1.0, lambda x: 2.04 * x, precision="bf16", yardstick=True)
+    near = provider("near", clock, 1.0, lambda x: 2.05 * x, precision="bf16")
+    results = harness(clock).measure(subject(half, bfloat, near, replace(near, name="far", precision="fp16")))
+    assert [one.status for one in results] == ["ok", "ok", "ok", "refused"]
+
+
+def test_pytorch_with_other_kernels_is_shown_with_its_error_and_loosens_nothing():
+    clock = FakeClock()
+    other = provider("other", clock, 1.0, lambda x: 2.02 * x, precision="fp16", eager_pytorch=True)
+    ours = provider("ours", clock, 1.0, lambda x: 2.02 * x, precision="fp16")
+    broken = provider("broken", clock, 1.0, lambda x: 3 * x, precision="fp16", eager_pytorch=True)
+    results = harness(clock).measure(subject(other, ours, broken))
+    assert [one.status for one in results] == ["ok", "refused", "refused"]
 
 
 def test_a_yardstick_counts_though_it_is_not_asked_for():

@@ -1,0 +1,116 @@
+"""Frames under way: copied in, run and copied out by an engine, one after the other or a few ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpkernels.animate._pinned import make_copies
+from lpkernels.animate._plan import FramePlan, pack
+from lpkernels.animate.engine import FrameEngine, Rows
+from lpkernels.animate.image import Frame
+from lpkernels.animate.motion import Motion
+
+Item = TypeVar("Item")
+
+
+class Job(NamedTuple):
+    """A frame that was started: how to get its pictures (B, S, S, 3), once, and what drove it."""
+
+    result: Callable[[], Any]
+    driving: Motion | Rows | None
+
+
+class Jobs:
+    """Starts frames of an engine; arguments are checked already."""
+
+    def __init__(self, engine: FrameEngine, output_size: int) -> None:
+        self._engine, self._lane, self._side = engine, engine.lane, output_size
+        self._copies = make_copies(engine.lane)
+
+    def pictures(self, frames: Frame | Tensor, eye_ratio: float | None, lip_ratio: float | None) -> Job:
+        """uint8 (B, H, W, 3); the answer is an array for an array, else a tensor on the engine's device."""
+        plan = self._engine.plan_pictures(*(int(size) for size in frames.shape[:3]))
+        if isinstance(frames, np.ndarray):
+            self._copies.upload(frames, plan.inputs)
+            self._engine.run(plan, eye_ratio, lip_ratio)
+            return self._to_host(plan)
+
+        def fill() -> None:
+            if frames.device.type == "cpu":
+                self._copies.upload(frames.numpy(), plan.inputs)
+            else:
+                plan.inputs.copy_(frames, non_blocking=True)
+
+        return self._to_tensor(plan, fill, eye_ratio, lip_ratio)
+
+    def motion(self, motion: Motion, eye_ratio: float | None, lip_ratio: float | None, to_host: bool) -> Job:
+        """A motion on any device; the answer is an array or a tensor on the engine's device."""
+        plan = self._engine.plan_motions(len(motion))
+        rows = pack(motion).detach()
+
+        def fill() -> None:
+            if rows.device.type == "cpu":  # through pinned memory: from other memory a copy waits for the stream
+                self._copies.upload(rows.numpy().view(np.uint8), plan.inputs.view(torch.uint8))
+            else:
+                plan.inputs.copy_(rows, non_blocking=True)
+
+        if not to_host:
+            job = self._to_tensor(plan, fill, eye_ratio, lip_ratio)
+        else:
+            with self._lane.inside() if rows.device.type == "cpu" else self._lane.joined():
+                fill()
+            self._engine.run(plan, eye_ratio, lip_ratio)
+            job = self._to_host(plan)
+        return job._replace(driving=motion)
+
+    def _to_host(self, plan: FramePlan) -> Job:
+        return Job(self._copies.download(plan.output).result, self._engine.rows())
+
+    def _to_tensor(
+        self, plan: FramePlan, fill: Callable[[], None], eye_ratio: float | None, lip_ratio: float | None
+    ) -> Job:
+        """Run, in order with the caller's stream, on which the answer's memory is made."""
+        shape = (plan.inputs.shape[0], self._side, self._side, 3)
+        pictures = torch.empty(shape, dtype=torch.uint8, device=plan.inputs.device)
+        with self._lane.joined():
+            fill()
+            self._engine.run(plan, eye_ratio, lip_ratio)
+            pictures.copy_(plan.output)
+        return Job(lambda: pictures, self._engine.rows())
+
+
+def overlapped(
+    items: Iterable[Item], start: Callable[[Item], Job], finish: Callable[[Job], Any], ahead: int
+) -> Iterator[Any]:
+    """Finish jobs in order, each when ``ahead`` more were started or there are no more items.
+
+    An error in ``items`` or ``start`` is raised after the jobs before it. At most ``ahead`` + 1 jobs are held.
+    """
+    iterator, under_way = iter(items), deque[Job]()
+    failure: Exception | None = None
+    while True:
+        try:
+            item = next(iterator)
+        except StopIteration:
+            break
+        except Exception as error:
+            failure = error
+            break
+        try:
+            under_way.append(start(item))
+        except Exception as error:
+            failure = error
+            break
+        del item  # not held while the consumer works
+        if len(under_way) > ahead:
+            yield finish(under_way.popleft())
+    while under_way:
+        yield finish(under_way.popleft())
+    if failure is not None:
+        raise failure

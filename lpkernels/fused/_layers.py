@@ -1,0 +1,176 @@
+"""The layers of the fused networks: an op with its packed weight, ready to be called with activations.
+
+Weights and biases come as in PyTorch's layout in float64 and are packed and rounded once. Activations are channels-last
+in the layer's dtype; biases are float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lpkernels import ops
+from lpkernels.fused._weights import Conv, channels_last
+
+
+class Layer(nn.Module):
+    """One call of one op.
+
+    ``arguments`` turns a call's activations into the op's arguments, in the order of its schema; what is written into
+    and not given is None there and made by the op.
+    """
+
+    op: ClassVar[str]
+
+    def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(ops, self.op)(**self.arguments(*args, **kwargs))
+
+
+class WeightedLayer(Layer):
+    """A layer with a packed weight in ``dtype`` and a bias in float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.to(dtype).contiguous())
+        self.register_buffer("bias", bias.to(torch.promote_types(dtype, torch.float32)).contiguous())
+
+
+class ConvAct(WeightedLayer):
+    """conv, bias, residual, LeakyReLU, gain (``ops.conv_act``)."""
+
+    op = "conv_act"
+
+    def __init__(self, conv: Conv, negative_slope: float, dtype: torch.dtype) -> None:
+        super().__init__(channels_last(conv[0]), conv[1], dtype)
+        self.negative_slope = negative_slope
+
+    def arguments(
+        self,
+        x: Tensor,
+        *,
+        residual: Tensor | None = None,
+        gain: Tensor | None = None,
+        out: Tensor | None = None,
+        stats: Tensor | None = None,
+    ) -> dict[str, Any]:
+        own = {"x": x, "weight": self.weight, "bias": self.bias, "negative_slope": self.negative_slope}
+        return {**own, "residual": residual, "gain": gain, "out": out, "stats": stats}
+
+    def new_stats(self, x: Tensor) -> Tensor:
+        """Room for the statistics of this layer's answer to ``x``: (B, O, 2)."""
+        return torch.empty(x.shape[0], self.bias.shape[0], 2, dtype=self.bias.dtype, device=x.device)
+
+
+class ConvPool(WeightedLayer):
+    """conv 3x3x3, ReLU, average pool in the plane (``ops.conv_pool``)."""
+
+    op = "conv_pool"
+
+    def __init__(self, conv: Conv, dtype: torch.dtype) -> None:
+        super().__init__(channels_last(conv[0]), conv[1], dtype)
+
+    def arguments(self, x: Tensor, *, out: Tensor | None = None) -> dict[str, Any]:
+        return {"x": x, "weight": self.weight, "bias": self.bias, "out": out}
+
+
+class UpsampleConv(WeightedLayer):
+    """Nearest upsampling in the plane, conv of three taps an axis, ReLU, on the small grid (``ops.upsample_conv``)."""
+
+    op = "upsample_conv"
+
+    def __init__(self, conv: Conv, scale: int, dtype: torch.dtype) -> None:
+        super().__init__(ops.pack_upsample_weight(conv[0], scale, multiple=1), conv[1], dtype)
+
+    def arguments(self, x: Tensor, *, out: Tensor | None = None) -> dict[str, Any]:
+        return {"x": x, "weight": self.weight, "bias": self.bias, "negative_slope": 0.0, "out": out}
+
+
+class SpadeConv(WeightedLayer):
+    """SPADE's gamma and beta convs, modulation and LeakyReLU (``ops.spade_conv``); without ``beta`` gamma alone."""
+
+    op = "spade_conv"
+
+    def __init__(self, gamma: Conv, beta: Conv | None, negative_slope: float, dtype: torch.dtype) -> None:
+        packed = ops.pack_gamma_weight(*gamma) if beta is None else ops.pack_spade_weight(*gamma, *beta)
+        super().__init__(*packed, dtype)
+        self.negative_slope = negative_slope
+
+    def arguments(self, actv: Tensor, x: Tensor, stats: Tensor, *, out: Tensor | None = None) -> dict[str, Any]:
+        own = {"actv": actv, "weight": self.weight, "bias": self.bias, "x": x, "stats": stats}
+        return {**own, "negative_slope": self.negative_slope, "out": out}
+
+
+class MaskConv(WeightedLayer):
+    """The mask head (``ops.mask_conv3d``)."""
+
+    op = "mask_conv3d"
+
+    def __init__(self, conv: Conv, dtype: torch.dtype) -> None:
+        super().__init__(ops.pack_mask_weight(conv[0]), conv[1], dtype)
+
+    def arguments(self, x: Tensor) -> dict[str, Any]:
+        return {"x": x, "weight": self.weight, "bias": self.bias}
+
+
+class OcclusionHead(WeightedLayer):
+    """The occlusion map (``ops.occlusion_head``); the conv's channels are c * depth + d."""
+
+    op = "occlusion_head"
+
+    def __init__(self, conv: Conv, depth: int, dtype: torch.dtype) -> None:
+        super().__init__(ops.pack_occlusion_weight(conv[0], depth), conv[1], dtype)
+
+    def arguments(self, x: Tensor) -> dict[str, Any]:
+        return {"x": x, "weight": self.weight, "bias": self.bias}
+
+
+class ConvImage(WeightedLayer):
+    """The last conv, pixel shuffle, sigmoid, and the 8-bit store (``ops.conv_img``)."""
+
+    op = "conv_img"
+
+    def __init__(self, conv: Conv, upscale: int, dtype: torch.dtype) -> None:
+        super().__init__(channels_last(conv[0]), conv[1], dtype)
+        self.upscale = upscale
+
+    def arguments(self, x: Tensor, as_uint8: bool) -> dict[str, Any]:
+        own = {"x": x, "weight": self.weight, "bias": self.bias}
+        return {**own, "upscale": self.upscale, "as_uint8": as_uint8}
+
+
+class SparseMotion(Layer):
+    """The hourglass's input (``ops.sparse_motion``)."""
+
+    op = "sparse_motion"
+
+    def arguments(
+        self,
+        compressed: Tensor,
+        background: Tensor,
+        kp_source: Tensor,
+        kp_driving: Tensor,
+        *,
+        out: Tensor | None = None,
+    ) -> dict[str, Any]:
+        own = {"compressed": compressed, "background": background, "kp_source": kp_source, "kp_driving": kp_driving}
+        return {**own, "out": out}
+
+
+class FlowWarp(Layer):
+    """Softmax, deformation and the sample of the volume (``ops.flow_warp``)."""
+
+    op = "flow_warp"
+
+    def arguments(
+        self, mask_logits: Tensor, kp_source: Tensor, kp_driving: Tensor, volume: Tensor, want_deformation: bool
+    ) -> dict[str, Any]:
+        own = {"mask_logits": mask_logits, "kp_source": kp_source, "kp_driving": kp_driving, "volume": volume}
+        return {**own, "want_deformation": want_deformation}

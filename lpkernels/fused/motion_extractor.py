@@ -1,0 +1,191 @@
+"""M rebuilt for speed: three kernels a block, from the picture's bytes to one row of numbers.
+
+Every layer norm but the stem's is folded into the linear layer or convolution behind it, GRN's beta into the bias
+behind it, and the seven heads are one matrix. The published network is 59 kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lpkernels.fused import _weights
+from lpkernels.fused._layers import WeightedLayer
+from lpkernels.fused._weights import Conv
+from lpkernels.models.convnextv2 import Block, ConvNeXtV2
+from lpkernels.models.motion_extractor import MotionExtractor
+
+
+class PatchNorm(WeightedLayer):
+    """The stem: patches, linear, layer norm with its affine (``ops.patch_norm``)."""
+
+    op = "patch_norm"
+    norm_weight: Tensor
+    norm_bias: Tensor
+
+    def __init__(self, conv: nn.Module, norm: nn.Module, dtype: torch.dtype) -> None:
+        weight, bias = _weights.plain(conv)
+        super().__init__(_weights.channels_last(weight), bias, dtype)
+        norm_weight, norm_bias = _weights.plain(norm)
+        self.register_buffer("norm_weight", norm_weight.to(self.bias.dtype))
+        self.register_buffer("norm_bias", norm_bias.to(self.bias.dtype))
+
+    def arguments(self, x: Tensor) -> dict[str, Any]:
+        affine = {"norm_weight": self.norm_weight, "norm_bias": self.norm_bias}
+        return {"x": x, "weight": self.weight, "bias": self.bias, **affine}
+
+
+class DepthwiseNorm(WeightedLayer):
+    """Depthwise 7x7 and layer norm without affine (``ops.depthwise_norm``)."""
+
+    op = "depthwise_norm"
+
+    def __init__(self, conv: nn.Module, dtype: torch.dtype) -> None:
+        weight, bias = _weights.plain(conv)
+        super().__init__(weight.squeeze(1).movedim(0, -1), bias, dtype)
+
+    def arguments(self, x: Tensor) -> dict[str, Any]:
+        return {"x": x, "weight": self.weight, "bias": self.bias}
+
+
+class LinearGelu(WeightedLayer):
+    """Linear and GELU, with the sums of squares for GRN (``ops.linear_gelu``)."""
+
+    op = "linear_gelu"
+
+    def arguments(self, x: Tensor) -> dict[str, Any]:
+        return {"x": x, "weight": self.weight, "bias": self.bias}
+
+
+class GrnLinear(WeightedLayer):
+    """GRN without beta, linear, residual (``ops.grn_linear``)."""
+
+    op = "grn_linear"
+    gamma: Tensor
+
+    def __init__(self, gamma: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        super().__init__(weight, bias, dtype)
+        self.register_buffer("gamma", gamma.to(self.bias.dtype).contiguous())
+
+    def arguments(self, x: Tensor, squares: Tensor, residual: Tensor) -> dict[str, Any]:
+        own = {"gamma": self.gamma, "weight": self.weight, "bias": self.bias}
+        return {"x": x, "squares": squares, **own, "residual": residual}
+
+
+class NormDownsample(WeightedLayer):
+    """Layer norm without affine and conv 2x2 of stride 2 (``ops.norm_downsample``)."""
+
+    op = "norm_downsample"
+
+    def __init__(self, conv: Conv, dtype: torch.dtype) -> None:
+        super().__init__(_weights.channels_last(conv[0]), conv[1], dtype)
+
+    def arguments(self, x: Tensor) -> dict[str, Any]:
+        return {"x": x, "weight": self.weight, "bias": self.bias}
+
+
+class PoolNormLinear(WeightedLayer):
+    """Mean over space, layer norm without affine, all heads; weights in float32 at least (``ops.pool_norm_linear``)."""
+
+    op = "pool_norm_linear"
+
+    def __init__(self, linear: Conv, dtype: torch.dtype) -> None:
+        super().__init__(*linear, torch.promote_types(dtype, torch.float32))
+
+    def arguments(self, x: Tensor) -> dict[str, Any]:
+        return {"x": x, "weight": self.weight, "bias": self.bias}
+
+
+class FusedBlock(nn.Module):
+    """A ConvNeXt V2 block, (B, H, W, C) stays."""
+
+    def __init__(self, baseline: Block, dtype: torch.dtype) -> None:
+        super().__init__()
+        gamma, beta = (tensor.detach().double().flatten() for tensor in (baseline.grn.gamma, baseline.grn.beta))
+        narrow, bias = _weights.plain(baseline.pwconv2)
+        self.depthwise = DepthwiseNorm(baseline.dwconv, dtype)
+        self.expand = LinearGelu(*_fold_norm(baseline.norm, baseline.pwconv1), dtype)
+        self.project = GrnLinear(gamma, narrow, bias + narrow @ beta, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, squares = self.expand(self.depthwise(x))
+        return self.project(h, squares, residual=x)
+
+
+class FusedMotionExtractor(nn.Module):
+    """The motion extractor with folded norms and prepacked weights.
+
+    Nothing waits for the device and memory comes from ``torch.empty`` alone: a CUDA graph can capture both methods.
+
+    Args:
+        baseline: left as it is; none of its tensors is kept. The layers are made on its device.
+        dtype: of activations and weights: float16, bfloat16 or float32. The heads' weights are float32.
+    """
+
+    def __init__(self, baseline: MotionExtractor, dtype: torch.dtype) -> None:
+        super().__init__()
+        network = baseline.detector
+        (conv, norm), *steps = [list(layer.children()) for layer in network.downsample_layers]
+        self.stem = PatchNorm(conv, norm, dtype)
+        self.steps = nn.ModuleList(NormDownsample(_fold_norm(norm, conv), dtype) for norm, conv in steps)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(FusedBlock(block, dtype) for block in _blocks(stage))) for stage in network.stages
+        )
+        linears = [_fold_norm(network.norm, getattr(network, f"fc_{name}")) for name in ConvNeXtV2.HEADS]
+        weights, biases = zip(*linears, strict=True)
+        self.head = PoolNormLinear((torch.cat(weights), torch.cat(biases)), dtype)
+        self.widths = {name: bias.shape[0] for name, bias in zip(ConvNeXtV2.HEADS, biases, strict=True)}
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """The published network's answer.
+
+        Args:
+            image: (B, 3, H, W), RGB in 0..1, a float dtype, any strides; H and W at least 32.
+
+        Returns:
+            ``pitch``, ``yaw``, ``roll`` (B, num_bins), ``t`` (B, 3), ``exp`` (B, 3K), ``scale`` (B, 1), ``kp`` (B, 3K):
+            float32, views of one row of ``heads``.
+        """
+        return self.split(self._rows(image.permute(0, 2, 3, 1)))
+
+    @torch.no_grad()
+    def heads(self, frames: Tensor) -> Tensor:
+        """The heads of pictures as they come from a camera, without a float picture in between.
+
+        Args:
+            frames: (B, H, W, 3) uint8, RGB, of the size the network is to see.
+
+        Returns:
+            (B, 3 num_bins + 6K + 4) float32: all heads side by side in the order of ``ConvNeXtV2.HEADS``.
+        """
+        return self._rows(frames)
+
+    def split(self, heads: Tensor) -> dict[str, Tensor]:
+        """A row of heads (B, N) as the published network's dict: views."""
+        return dict(zip(self.widths, heads.split(list(self.widths.values()), dim=1), strict=True))
+
+    def _rows(self, pixels: Tensor) -> Tensor:
+        x = self.stem(pixels)
+        for index, stage in enumerate(self.stages):
+            if index:
+                x = self.steps[index - 1](x)
+            x = stage(x)
+        return self.head(x)
+
+
+def _blocks(stage: nn.Module) -> list[Block]:
+    return [block for block in stage.children() if isinstance(block, Block)]
+
+
+def _fold_norm(norm: nn.Module, layer: nn.Module) -> Conv:
+    """A layer norm's affine as part of the linear layer or convolution without padding that reads it, float64.
+
+    ``W (n * gamma + beta) + b = (W * gamma) n + (b + W beta)``, for a convolution summed over its taps.
+    """
+    gamma, beta = _weights.plain(norm)
+    weight, bias = _weights.plain(layer)
+    per_input = [1, -1, *[1] * (weight.dim() - 2)]
+    return weight * gamma.reshape(per_input), bias + (weight * beta.reshape(per_input)).flatten(1).sum(1)

@@ -1,0 +1,144 @@
+"""G rebuilt for speed: statistics and SPADE in the convs' epilogues, upsampled planes never stored.
+
+All ``mlp_shared`` convs of the middle blocks are one conv, whose slices feed ``spade_conv``; those of an up block are
+one conv on the small grid. Nearest upsampling changes neither mean nor variance, so an up block's first norms use the
+statistics of the plane before it, which ``spade_conv`` reads at half size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lpkernels import rewrites
+from lpkernels.fused import _weights
+from lpkernels.fused._layers import ConvAct, ConvImage, SpadeConv, UpsampleConv
+from lpkernels.models.blocks import SPADE, SPADEResnetBlock
+from lpkernels.models.spade_generator import NUM_MIDDLE_BLOCKS, SPADEDecoder
+
+NONE, RELU, LEAKY = 1.0, 0.0, 0.2
+HIDDEN = SPADE.HIDDEN
+
+
+class FusedSPADEBlock(nn.Module):
+    """A residual block that keeps size and width: two SPADEs with their activations, two convs."""
+
+    def __init__(self, baseline: SPADEResnetBlock, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.norm_0 = _spade(baseline.norm_0, dtype)
+        self.conv_0 = ConvAct(_weights.plain(baseline.conv_0), NONE, dtype)
+        self.norm_1 = _spade(baseline.norm_1, dtype)
+        self.conv_1 = ConvAct(_weights.plain(baseline.conv_1), NONE, dtype)
+
+    def forward(self, x: Tensor, stats: Tensor, actv: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, H, W, C), its statistics, activations [norm_0 | norm_1] (B, H, W, 256) -> the same of the answer."""
+        dx = self.norm_0(actv[..., :HIDDEN], x, stats)
+        inner = self.conv_0.new_stats(dx)
+        dx = self.conv_0(dx, stats=inner)
+        dx = self.norm_1(actv[..., HIDDEN:], dx, inner)
+        outer = self.conv_1.new_stats(dx)
+        return self.conv_1(dx, residual=x, stats=outer), outer
+
+
+class FusedSPADEUpBlock(nn.Module):
+    """Nearest x2, then a residual block that may change the width.
+
+    The shortcut's beta never appears: behind conv_s it is a 3x3 conv of the activations
+    (``rewrites.merge_shortcut_beta``), and 3x3 is conv_1 too, with the same outputs. So norm_1 writes its answer next
+    to the shortcut's activations, [norm_0 | norm_1 | norm_s | answer], and one conv of the last two is both.
+
+    Args:
+        scale: the block's size over the feature's.
+        negative_slope: of the activation after the block (1: none).
+    """
+
+    def __init__(self, baseline: SPADEResnetBlock, scale: int, negative_slope: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        norms = [baseline.norm_0, baseline.norm_1]
+        conv_1 = _weights.plain(baseline.conv_1)
+        self.norm_0 = _spade(baseline.norm_0, dtype)
+        self.conv_0 = ConvAct(_weights.plain(baseline.conv_0), NONE, dtype)
+        self.norm_1 = _spade(baseline.norm_1, dtype)
+        self.middle = baseline.conv_0.out_channels
+        self.norm_s: SpadeConv | None = None
+        self.conv_s: ConvAct | None = None
+        if baseline.learned_shortcut:
+            norms.append(baseline.norm_s)
+            shortcut, _ = conv_s = _weights.plain(baseline.conv_s)
+            beta = rewrites.merge_shortcut_beta(shortcut, *_weights.plain(baseline.norm_s.mlp_beta))
+            conv_1 = torch.cat([beta[0], conv_1[0]], dim=1), beta[1] + conv_1[1]
+            self.norm_s = SpadeConv(_weights.plain(baseline.norm_s.mlp_gamma), None, NONE, dtype)
+            self.conv_s = ConvAct(conv_s, NONE, dtype)
+        self.conv_1 = ConvAct(conv_1, negative_slope, dtype)
+        self.mlp_shared = UpsampleConv(_shared(norms), scale, dtype)
+        self.scale, self.hidden = scale, HIDDEN * len(norms)
+
+    def forward(self, x: Tensor, stats: Tensor, feature: Tensor, want_stats: bool) -> tuple[Tensor, Tensor | None]:
+        """x (B, H / 2, W / 2, C), its statistics, feature (B, H / scale, ...) -> (B, H, W, C') and its statistics."""
+        batch, height, width, _ = feature.shape
+        room = self.hidden + (self.middle if self.norm_s is not None else 0)
+        buffer = feature.new_empty(batch, height * self.scale, width * self.scale, room)
+        actv = self.mlp_shared(feature, out=buffer[..., : self.hidden])
+        dx = self.norm_0(actv[..., :HIDDEN], x, stats)
+        inner = self.conv_0.new_stats(dx)
+        dx = self.conv_0(dx, stats=inner)
+        outer = self.conv_1.new_stats(dx) if want_stats else None
+        actv_1 = actv[..., HIDDEN : 2 * HIDDEN]
+        if self.norm_s is None or self.conv_s is None:
+            return self.conv_1(self.norm_1(actv_1, dx, inner), residual=x, stats=outer), outer
+        self.norm_1(actv_1, dx, inner, out=buffer[..., self.hidden :])
+        shortcut = self.conv_s(self.norm_s(actv[..., 2 * HIDDEN :], x, stats))
+        return self.conv_1(buffer[..., 2 * HIDDEN :], residual=shortcut, stats=outer), outer
+
+
+class FusedSPADEDecoder(nn.Module):
+    """The SPADE decoder G from a baseline's weights, for one compute dtype; the baseline is left as it is.
+
+    Args:
+        baseline: in eval mode, float32 parameters; the layers are made on its device.
+        dtype: of activations and weights: float16, bfloat16 or float32.
+    """
+
+    def __init__(self, baseline: SPADEDecoder, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        found = [baseline.get_submodule(f"G_middle_{i}") for i in range(NUM_MIDDLE_BLOCKS)]
+        blocks = [block for block in found if isinstance(block, SPADEResnetBlock)]
+        norms = [norm for block in blocks for norm in (block.norm_0, block.norm_1)]
+        self.fc = ConvAct(_weights.plain(baseline.fc), NONE, dtype)
+        self.mlp_shared = ConvAct(_shared(norms), RELU, dtype)
+        self.middle = nn.ModuleList(FusedSPADEBlock(block, dtype) for block in blocks)
+        self.up_0 = FusedSPADEUpBlock(baseline.up_0, 2, NONE, dtype)
+        self.up_1 = FusedSPADEUpBlock(baseline.up_1, 4, LEAKY, dtype)
+        shuffled = isinstance(baseline.conv_img, nn.Sequential)
+        conv = baseline.conv_img[0] if shuffled else baseline.conv_img  # type: ignore[index]
+        upscale = baseline.conv_img[1].upscale_factor if shuffled else 1  # type: ignore[index]
+        self.conv_img = ConvImage(_weights.plain(conv), upscale, dtype)
+
+    @torch.no_grad()
+    def forward(self, feature: Tensor, as_uint8: bool = False) -> Tensor:
+        """Decode a warped feature.
+
+        Args:
+            feature: (B, H, W, C) channels-last, in the network's dtype.
+
+        Returns:
+            (B, 3, S, S') float32 in 0..1, S = 4 H * upscale; or (B, S, S', 3) uint8.
+        """
+        stats = self.fc.new_stats(feature)
+        x = self.fc(feature, stats=stats)
+        actv = self.mlp_shared(feature)
+        for block, part in zip(self.middle, actv.split(2 * HIDDEN, dim=-1), strict=True):
+            x, stats = block(x, stats, part)
+        x, stats = self.up_0(x, stats, feature, want_stats=True)
+        x, _ = self.up_1(x, stats, feature, want_stats=False)
+        return self.conv_img(x, as_uint8)
+
+
+def _spade(norm: SPADE, dtype: torch.dtype) -> SpadeConv:
+    return SpadeConv(_weights.plain(norm.mlp_gamma), _weights.plain(norm.mlp_beta), LEAKY, dtype)
+
+
+def _shared(norms: list[SPADE]) -> _weights.Conv:
+    """The hidden convs of SPADEs that read the same feature, as one."""
+    return rewrites.merge_convs(*(_weights.plain(norm.mlp_shared[0]) for norm in norms))

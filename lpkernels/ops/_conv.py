@@ -1,0 +1,154 @@
+"""Argument checks of the convolution ops: channels-last activations, slices of wider buffers, outputs, weights.
+
+An activation is (B, H, W, C) or (B, D, H, W, C) with channels next to each other and dense pixels: strides
+(..., W * P, P, 1). The pixel stride P exceeds C where the tensor is a slice of channels of a wider buffer
+(``lpkernels._channels_last``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lpkernels import _checks
+from lpkernels._channels_last import pixel_stride as pixel_stride
+from lpkernels._channels_last import pixels as pixels
+from lpkernels._channels_last import planes as planes
+from lpkernels.ops._op import Signature
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+WEIGHT_MULTIPLE = 8  # channels of a packed weight: 16 bytes of halves, what tensor cores' loads want
+
+
+def activation(name: str, tensor: object, rank: int | None = None) -> Tensor:
+    """Check a channels-last activation of any size, of ``rank`` dimensions (None: 4 or 5); returns it.
+
+    Raises:
+        TypeError: no tensor, or not float16, bfloat16 or float32.
+        ValueError: another number of dimensions, an empty one, or strides that are not channels-last.
+    """
+    checked = _checks.is_tensor(name, tensor)
+    dims = ("B", "D", "H", "W", "C") if (rank or checked.dim()) == 5 else ("B", "H", "W", "C")
+    channels_last(name, checked, dims)
+    _checks.dtype(name, checked, DTYPES)
+    return checked
+
+
+def channels_last(name: str, tensor: Tensor, dims: Sequence[int | str]) -> int:
+    """Check shape (as ``_checks.shape``) and channels-last strides of ``tensor``; returns its pixel stride P.
+
+    Raises ValueError that names the shape and strides that came.
+    """
+    _checks.shape(name, tensor, dims)
+    stride = pixel_stride(tensor)
+    if stride is None:
+        raise ValueError(
+            f"{name} must be channels-last with dense pixels (strides (..., W * P, P, 1), P at least C; a slice of "
+            f"channels is one), got shape {tuple(tensor.shape)} with strides {tuple(tensor.stride())}"
+        )
+    return stride
+
+
+def weight(name: str, tensor: object, like: Tensor, dims: Sequence[int | str]) -> Tensor:
+    """Check a packed weight against the activation ``like``: shape, dtype, device, contiguous; returns it."""
+    checked = _checks.is_tensor(name, tensor)
+    _checks.shape(name, checked, dims)
+    _checks.same_dtype("x", like, **{name: checked})
+    _checks.same_device("x", like, **{name: checked})
+    _contiguous(name, checked)
+    return checked
+
+
+def float32(name: str, tensor: object, like: Tensor, dims: Sequence[int | str]) -> Tensor:
+    """Check a contiguous float32 tensor on the device of ``like`` (a bias, statistics, a gain); returns it."""
+    checked = _checks.is_tensor(name, tensor)
+    _checks.shape(name, checked, dims)
+    _checks.dtype(name, checked, (torch.float32,))
+    _checks.same_device("x", like, **{name: checked})
+    _contiguous(name, checked)
+    return checked
+
+
+def output(out: object | None, shape: Sequence[int], like: Tensor, **inputs: Tensor | None) -> Tensor:
+    """``out`` checked, or a new contiguous tensor: ``shape``, dtype and device of ``like``, over none of ``inputs``."""
+    if out is None:
+        return like.new_empty(tuple(shape))
+    checked = _checks.is_tensor("out", out)
+    channels_last("out", checked, tuple(shape))
+    _checks.same_dtype("x", like, out=checked)
+    _checks.same_device("x", like, out=checked)
+    no_overlap("out", checked, **inputs)
+    return checked
+
+
+def no_overlap(name: str, written: Tensor, **inputs: Tensor | None) -> None:
+    """Raise ValueError if ``written`` shares memory with an input; slices of one buffer's other channels do not.
+
+    While a graph is traced tensors have no memory to compare: nothing is checked there.
+    """
+    if torch.compiler.is_compiling():
+        return
+    for other, tensor in inputs.items():
+        if tensor is not None and _overlap(written, tensor):
+            raise ValueError(
+                f"{name} must not overlap {other}: the op reads {other} after it has begun to write {name}"
+            )
+
+
+def pad_channels(tensor: Tensor, multiple: int) -> Tensor:
+    """The last axis padded with zeros to a multiple; contiguous."""
+    missing = -tensor.shape[-1] % multiple
+    return torch.nn.functional.pad(tensor, (0, missing)).contiguous()
+
+
+def torch_why_not(device_type: str) -> str | None:
+    """Why the backend ``torch`` of a convolution cannot run."""
+    return None if device_type == "cuda" else "needs cuda tensors: on the CPU ref is the same convolution in FP32"
+
+
+def hopper_refuses(signature: Signature) -> str | None:
+    """Why a Hopper convolution cannot take a call whose first tensors are x and weight ([P,] O, taps..., C).
+
+    Its matrix tiles step through channels by 16 and through outputs by 32.
+    """
+    (x_shape, dtype), (weight_shape, _), *_ = signature
+    channels, outputs = x_shape[-1], weight_shape[-len(x_shape)]
+    if dtype != torch.float16 or channels % 16 or outputs % 32:
+        return (
+            f"made for float16, channels in multiples of 16 and outputs in multiples of 32; "
+            f"got {dtype}, {channels}, {outputs}"
+        )
+    return None
+
+
+def spatial_dims(like: Tensor) -> tuple[str, ...]:
+    """Names of the axes between batch and channels, for messages."""
+    return ("D", "H", "W") if like.dim() == 5 else ("H", "W")
+
+
+def _contiguous(name: str, tensor: Tensor) -> None:
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got strides {tuple(tensor.stride())} for {tuple(tensor.shape)}")
+
+
+def _overlap(first: Tensor, second: Tensor) -> bool:
+    if first.device.type == "meta" or first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr():
+        return False
+    begins, ends = zip(_span(first), _span(second), strict=True)
+    if max(begins) >= min(ends):
+        return False
+    stride = pixel_stride(first)
+    if first.dtype != second.dtype or stride is None or stride != pixel_stride(second):
+        return True
+    channels = [(item.storage_offset() % stride, item.shape[-1]) for item in (first, second)]
+    (low, width), (high, _) = sorted(channels)
+    return low + width > high or any(start + count > stride for start, count in channels)
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """The bytes of its storage between which a tensor lies."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    begin = int(tensor.storage_offset())
+    return begin * tensor.element_size(), (begin + int(last) + 1) * tensor.element_size()

@@ -1,0 +1,36 @@
+"""What the ops of the motion extractor share: two of their backends, and the checks of their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lpkernels.ops import _conv
+from lpkernels.ops._op import Backend, Signature, reference
+
+
+def activation(name: str, tensor: object) -> Tensor:
+    """A channels-last activation (B, H, W, C), checked and contiguous: copied where it is a slice of a wider buffer."""
+    return _conv.activation(name, tensor, 4).contiguous()
+
+
+def no_tensor_cores(signature: Signature) -> str | None:
+    """Why a matrix product in Triton is not the one to take on the current GPU."""
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
+        return "Triton has no tensor-core products for GPUs before compute capability 8.0; PyTorch has"
+    return None
+
+
+def plain(function: Callable[..., Tensor], like: int = 0) -> tuple[Backend, Backend]:
+    """Backends ``torch`` and ``ref`` of ``function(compute, *args)``, whose answer gets the dtype of ``args[like]``."""
+
+    def torch_run(*args: Tensor) -> Tensor:
+        dtype = args[like].dtype
+        return function(dtype, *args).to(dtype).contiguous()
+
+    def reference_run(*args: Tensor) -> Tensor:
+        return function(torch.float32, *args).to(args[like].dtype).contiguous()
+
+    return Backend("torch", _conv.torch_why_not, torch_run), reference(reference_run)

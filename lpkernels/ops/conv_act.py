@@ -1,0 +1,154 @@
+"""conv_act: a convolution with all that follows it up to the next one: bias, residual, activation, gain, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lpkernels import _checks, ref
+from lpkernels.ops import _conv
+from lpkernels.ops._op import Backend, Op, Signature, native, reference, triton_kernel
+
+
+def pack_conv_weight(weight: Tensor, multiple: int = _conv.WEIGHT_MULTIPLE) -> Tensor:
+    """A conv weight (O, C, taps...) as ``conv_act`` and ``conv_pool`` take it: (O, taps..., C'), contiguous.
+
+    C' is C padded with zeros to a multiple of ``multiple``: as many channels as the activations' buffer has.
+
+    Raises:
+        ValueError: not the weight of a 2D or 3D convolution.
+    """
+    _checks.is_tensor("weight", weight)
+    taps = ("kd", "kh", "kw") if weight.dim() == 5 else ("kh", "kw")
+    _checks.shape("weight", weight, ("O", "C", *taps))
+    return _conv.pad_channels(_conv.pixels(weight), multiple)
+
+
+def _fake(*_: Any) -> None:
+    return None
+
+
+def _load() -> Callable[..., None]:
+    from lpkernels.triton.conv_act import conv_act
+
+    return conv_act
+
+
+def _written(compute: Callable[[Tensor], torch.dtype]) -> Callable[..., None]:
+    """The reference's arithmetic in a dtype, written into ``out`` and ``stats``."""
+
+    def run(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        negative_slope: float,
+        residual: Tensor | None,
+        gain: Tensor | None,
+        out: Tensor,
+        stats: Tensor | None,
+    ) -> None:
+        y = ref.conv_act_in(compute(x), x, weight, bias, negative_slope, residual, gain)
+        out.copy_(y)
+        if stats is not None:
+            stats.copy_(ref.channel_stats(y.float()))
+
+    return run
+
+
+def _hopper_refuses(signature: Signature) -> str | None:
+    (x_shape, dtype), (weight_shape, _), *_ = signature
+    if (x_shape[-1], weight_shape[0], dtype) == (144, 144, torch.float16):
+        return None  # the hourglass's last convolution has a tile of its own
+    return _conv.hopper_refuses(signature)
+
+
+_OP = Op(
+    "conv_act(Tensor x, Tensor weight, Tensor bias, float negative_slope, Tensor? residual, Tensor? gain,"
+    " Tensor(a!) out, Tensor(b!)? stats) -> ()",
+    _fake,
+    (
+        native("conv_act", "cuda", hopper=True, refuses=_hopper_refuses),
+        triton_kernel("conv_act", _load),
+        Backend("torch", _conv.torch_why_not, _written(lambda x: x.dtype)),
+        reference(_written(lambda x: torch.float32)),
+    ),
+)
+
+
+def conv_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    negative_slope: float = 1.0,
+    residual: Tensor | None = None,
+    gain: Tensor | None = None,
+    out: Tensor | None = None,
+    stats: Tensor | None = None,
+) -> Tensor:
+    """A convolution of stride 1 that keeps the size, and what the networks do to its answer::
+
+        y     = act(conv(x, weight, padding = taps // 2) + bias + residual) * gain
+        act(v) = v if v > 0 else negative_slope * v
+
+    Every convolution of the decoder's residual blocks and of the warping module that neither pools nor follows an
+    upsampling is this op. It can write a slice of a concatenated buffer, add a shortcut that is still to be enlarged,
+    multiply by the occlusion map, and leave behind what the next instance norm asks of its answer.
+
+    Args:
+        x: (B, H, W, C) or (B, D, H, W, C), channels-last (slices of a wider buffer too), float16, bfloat16 or float32.
+        weight: (O, taps..., C), 1 or 3 taps an axis, the dtype of ``x``: ``pack_conv_weight``.
+        bias: (O,), float32.
+        negative_slope: 1 for no activation, 0 for ReLU.
+        residual: the shape of the answer, or half its H and W (2D only: it is enlarged, nearest); the dtype of ``x``.
+        gain: (B, H, W), float32, for all channels of a pixel; 2D only.
+        out: where to write y, channels-last, over none of the inputs; None: a new tensor.
+        stats: (B, O, 2), float32, receives mean and 1 / sqrt(var + 1e-5) of every channel of y over all pixels (the
+            variance is biased), as InstanceNorm has them.
+
+    Returns:
+        y, (B, [D,] H, W, O), which is ``out``.
+
+    Raises:
+        TypeError: an argument is no tensor or has a wrong dtype.
+        ValueError: a shape or strides do not fit, devices differ, or ``out`` or ``stats`` overlaps an input.
+        BackendError: no allowed backend can run this call.
+        RuntimeError: an input requires a gradient.
+    """
+    _conv.activation("x", x)
+    taps = _checks.is_tensor("weight", weight).shape[1:-1]
+    spatial = _conv.spatial_dims(x)
+    _conv.weight("weight", weight, x, ("O", *(f"k{axis.lower()}" for axis in spatial), x.shape[-1]))
+    if any(size not in (1, 3) for size in taps):
+        raise ValueError(f"weight must have 1 or 3 taps an axis, got {tuple(weight.shape)}")
+    outputs = weight.shape[0]
+    _conv.float32("bias", bias, x, (outputs,))
+    shape = (*x.shape[:-1], outputs)
+    if residual is not None:
+        _check_residual(residual, shape, x)
+    if gain is not None:
+        if x.dim() == 5:
+            raise ValueError(f"gain goes with pictures (B, H, W, C), got x of shape {tuple(x.shape)}")
+        _conv.float32("gain", gain, x, tuple(x.shape[:-1]))
+    inputs = {"x": x, "weight": weight, "bias": bias, "residual": residual, "gain": gain}
+    out = _conv.output(out, shape, x, **inputs)
+    if stats is not None:
+        _conv.float32("stats", stats, x, (x.shape[0], outputs, 2))
+        _conv.no_overlap("stats", stats, **inputs, out=out)
+    _OP(x, weight, bias, float(negative_slope), residual, gain, out, stats)
+    return out
+
+
+def _check_residual(residual: object, shape: tuple[int, ...], x: Tensor) -> None:
+    checked = _checks.is_tensor("residual", residual)
+    expected = shape
+    batch, height, width, outputs = shape[0], shape[-3], shape[-2], shape[-1]
+    if len(shape) == 4 and tuple(checked.shape) == (batch, height // 2, width // 2, outputs):
+        if height % 2 or width % 2:
+            raise ValueError(f"residual of half the size needs even H and W, got {height} and {width}")
+        expected = tuple(checked.shape)
+    _conv.channels_last("residual", checked, expected)
+    _checks.same_dtype("x", x, residual=checked)
+    _checks.same_device("x", x, residual=checked)

@@ -1,0 +1,57 @@
+"""conv_act as the original networks write it: convolution, residual, activation, gain; FP32 (FP64 for FP64 inputs)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lpkernels._channels_last import pixels, planes
+
+EPS = 1e-5  # of InstanceNorm
+
+
+def conv_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    negative_slope: float = 1.0,
+    residual: Tensor | None = None,
+    gain: Tensor | None = None,
+) -> Tensor:
+    """act(conv(x, weight) + bias + residual) * gain; see ``lpkernels.ops.conv_act`` for shapes."""
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return conv_act_in(compute, x, weight, bias, negative_slope, residual, gain)
+
+
+def conv_act_in(
+    compute: torch.dtype,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    negative_slope: float = 1.0,
+    residual: Tensor | None = None,
+    gain: Tensor | None = None,
+) -> Tensor:
+    """The same with all arithmetic in the dtype ``compute``."""
+    convolve = F.conv3d if x.dim() == 5 else F.conv2d
+    padding = tuple(taps // 2 for taps in weight.shape[1:-1])
+    y = convolve(planes(x.to(compute)), planes(weight.to(compute)), bias.to(compute), padding=padding)
+    if residual is not None:
+        skip = planes(residual.to(compute))
+        y = y + (skip if skip.shape == y.shape else F.interpolate(skip, scale_factor=2))
+    y = pixels(activation(y, negative_slope))
+    return y if gain is None else y * gain.to(compute)[..., None]
+
+
+def activation(v: Tensor, negative_slope: float) -> Tensor:
+    """LeakyReLU; a slope of 1 is none, 0 is ReLU."""
+    if negative_slope == 1.0:
+        return v
+    return F.relu(v) if negative_slope == 0.0 else F.leaky_relu(v, negative_slope)
+
+
+def channel_stats(y: Tensor) -> Tensor:
+    """Mean and 1 / sqrt(var + 1e-5) of every channel over all pixels, (B, ..., O) -> (B, O, 2); biased variance."""
+    var, mean = torch.var_mean(y.flatten(1, -2), dim=1, correction=0)
+    return torch.stack([mean, torch.rsqrt(var + EPS)], dim=-1)

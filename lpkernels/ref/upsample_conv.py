@@ -1,0 +1,44 @@
+"""upsample_conv on packed phases: one convolution on the small grid, whose phases are then picked apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lpkernels._channels_last import pixels, planes
+from lpkernels.ref.conv_act import activation
+
+
+def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float = 1.0) -> Tensor:
+    """act(conv(nearest upsample of x) + bias); see ``lpkernels.ops.upsample_conv`` for shapes and phases.
+
+    In FP32 (FP64 for FP64 inputs).
+    """
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return upsample_conv_in(compute, x, weight, bias, negative_slope)
+
+
+def upsample_conv_in(
+    compute: torch.dtype, x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float = 1.0
+) -> Tensor:
+    """The same with all arithmetic in the dtype ``compute``."""
+    phases, outputs = weight.shape[:2]
+    scale = {4: 2, 9: 4}[phases]
+    convolve = F.conv3d if x.dim() == 5 else F.conv2d
+    y = pixels(convolve(planes(x.to(compute)), planes(weight.to(compute).flatten(0, 1)), padding=1))
+    *outer, height, width, _ = x.shape
+    large = y.new_empty(*outer, scale * height, scale * width, outputs)
+    for row in range(scale):
+        for column in range(scale):
+            (row_phase, h), (column_phase, w) = phase_of(row, scale), phase_of(column, scale)
+            first = (row_phase * (2 if scale == 2 else 3) + column_phase) * outputs
+            picked = y[..., h : h + height, w : w + width, first : first + outputs]
+            large[..., row::scale, column::scale, :] = picked
+    return activation(large + bias.to(compute), negative_slope)
+
+
+def phase_of(residue: int, scale: int) -> tuple[int, int]:
+    """Phase of the large pixels scale * i + residue along an axis, and how far beyond i their answer lies."""
+    phase = residue if scale == 2 else (residue + 1) // 2
+    return phase, (residue + 1) // scale
