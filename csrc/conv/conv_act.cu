@@ -30,6 +30,11 @@ struct ConvAct {
     int residual_shift;  // 1: the residual has half the height and width
   };
 
+  template <class Config>
+  static constexpr size_t own_bytes() {
+    return statistics_bytes<Config>();
+  }
+
   template <int Width>
   __device__ static void apply(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at,
                                int output, float (&v)[Width]) {
@@ -194,13 +199,13 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
 template <class Config>
 RegisterKernel registered(const char* name) {
   return RegisterKernel({name, reinterpret_cast<const void*>(&conv_kernel<Config, PixelEpilogue<ConvAct, 8>>),
-                         Config::Threads, sizeof(ConvStorage<Config>)});
+                         Config::Threads, shared_bytes<ConvStorage<Config>, Config, PixelEpilogue<ConvAct, 8>>()});
 }
 
 template <class Config, int Width>
 RegisterKernel registered_halo(const char* name) {
   return RegisterKernel({name, reinterpret_cast<const void*>(&halo_conv_kernel<Config, PixelEpilogue<ConvAct, Width>>),
-                         Config::Threads, sizeof(HaloStorage<Config>)});
+                         Config::Threads, shared_bytes<HaloStorage<Config>, Config, PixelEpilogue<ConvAct, Width>>()});
 }
 
 const RegisterKernel kernels[] = {registered<Narrow>("conv_act<256x64>"), registered<Square>("conv_act<128x128>"),

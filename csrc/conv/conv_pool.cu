@@ -16,7 +16,7 @@ namespace {
 using namespace hopper;
 
 struct PoolEpilogue {
-  static constexpr bool kClusters = true;
+  static constexpr bool kClusters = true, kManyTiles = true;
 
   struct Params {
     const float* bias;
@@ -25,8 +25,13 @@ struct PoolEpilogue {
   };
 
   template <class Config>
-  static constexpr size_t shared_bytes() {
-    return sizeof(float) * Config::BlockM * Staged<Config>::kPitch;
+  static constexpr size_t staged_bytes() {
+    return Config::BlockN == 128 ? Staged<Config>::kBytes : 0;  // blocks of 64 outputs never share a sum
+  }
+
+  template <class Config>
+  static constexpr size_t own_bytes() {
+    return 0;
   }
 
   // `at`: the upper left of the four pixels; v: their sum.
@@ -43,10 +48,11 @@ struct PoolEpilogue {
 
   template <class Config, class Accumulator>
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
-                             int thread, unsigned char* memory) {
+                             int thread, const EpilogueMemory& memory) {
     if (shape.split > 1) {
-      return with_cluster_sums<Config>(
-          acc, thread, memory, [&](const float* staged) { pool_staged<Config>(params, shape, block, staged, thread); });
+      return with_cluster_sums<Config>(acc, thread, memory.stages, [&](const float* staged) {
+        pool_staged<Config>(params, shape, block, staged, thread);
+      });
     }
     using F = Fragment<8>;
     CUTLASS_PRAGMA_UNROLL

@@ -25,6 +25,11 @@ struct Upsample {
     float negative_slope;
   };
 
+  template <class Config>
+  static constexpr size_t own_bytes() {
+    return 0;
+  }
+
   template <int Width>
   __device__ static void apply(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at,
                                int output, float (&v)[Width]) {

@@ -45,6 +45,9 @@ struct ConvConfig {
                                                  cute::Shape<cute::Int<Rows>, cute::Int<BlockK>>{}));
 };
 
+constexpr int kMultiprocessors = 132;     // of every H100 and H200 with wgmma; fewer only leave blocks waiting
+constexpr int kMostSharedBytes = 232448;  // 227 KB, a block's
+
 struct ConvMaps {
   CUtensorMap x, weight;
 };
@@ -91,8 +94,7 @@ __device__ void load_box(const ConvMaps& maps, const ConvShape& shape, ConvStora
 
 template <class Config>
 __device__ void produce(const ConvMaps& maps, const ConvShape& shape, ConvStorage<Config>& storage,
-                        const ConvBlock& block) {
-  StageCursor cursor;
+                        const ConvBlock& block, StageCursor& cursor) {
   KStep k = first_step(shape, block);
   for (int step = block.k_begin; step < block.k_end; ++step) {
     reinterpret_cast<EmptyBarrier&>(storage.empty[cursor.stage]).wait(cursor.phase ^ 1);
@@ -134,10 +136,9 @@ __device__ void release(ConvStorage<Config>& storage, int stage) {
 
 template <class Config, class Accumulator>
 __device__ void consume(const ConvShape& shape, ConvStorage<Config>& storage, const ConvBlock& block, int thread,
-                        Accumulator& acc) {
+                        Accumulator& acc, StageCursor& cursor) {
   using namespace cute;
   typename Config::Mma mma;
-  StageCursor cursor;
   constexpr auto kAllSteps = Int<Config::BlockK / Config::StepK>{};
   // The first box apart: it overwrites the accumulators, and inside the loop that would make ptxas serialize wgmma.
   mma.accumulate_ = GMMA::ScaleOut::Zero;
@@ -171,6 +172,7 @@ __device__ void consume(const ConvShape& shape, ConvStorage<Config>& storage, co
     }
     warpgroup_wait<0>();
     warpgroup_fence_operand(acc);
+    release(storage, previous);
   } else {
     // A loop over single boxes that leaves products in flight is serialized too; the other warpgroup fills the gap.
     warpgroup_wait<0>();
@@ -201,6 +203,16 @@ __device__ inline void let_next_kernel_start() {
 #endif
 }
 
+// Shared memory for an epilogue. Only where a block has a single tile may it write over the stages.
+struct EpilogueMemory {
+  unsigned char *stages, *own;
+};
+
+template <class Storage, class Config, class Epilogue>
+constexpr int shared_bytes() {
+  return static_cast<int>(sizeof(Storage) + Epilogue::template own_bytes<Config>());
+}
+
 template <class Config, class Epilogue>
 __global__ void __launch_bounds__(Config::Threads, 1)
     conv_kernel(const __grid_constant__ ConvMaps maps, const ConvShape shape, const typename Epilogue::Params params) {
@@ -218,12 +230,16 @@ __global__ void __launch_bounds__(Config::Threads, 1)
   }
   __syncthreads();
   wait_for_kernel_before();
-  const ConvBlock block = this_block<Config::BlockM, Config::BlockN>(shape);
+  const int part = blockIdx.x % shape.split, stride = gridDim.x / shape.split, end = blocks(shape, Config::BlockN);
+  StageCursor cursor;
   if (warpgroup == 0) {
-    cutlass::arch::warpgroup_reg_dealloc<40>();
+    cutlass::arch::warpgroup_reg_dealloc<56>();
     if (threadIdx.x == 0) {
-      produce<Config>(maps, shape, storage, block);
+      for (int i = blockIdx.x / shape.split; i < end; i += stride) {
+        produce<Config>(maps, shape, storage, block_of(shape, Config::BlockN, i, part), cursor);
+      }
     }
+    __syncwarp();
     if (Epilogue::kClusters && shape.split > 1) {
       cluster_arrive();  // the partial sums are there
       cluster_wait();
@@ -231,12 +247,17 @@ __global__ void __launch_bounds__(Config::Threads, 1)
       cluster_wait();
     }
   } else {
-    cutlass::arch::warpgroup_reg_alloc<232>();
+    cutlass::arch::warpgroup_reg_alloc<224>();
     const int thread = threadIdx.x - 128;
-    auto acc = partition_fragment_C(typename Config::Mma{}, Shape<Int<Config::BlockM>, Int<Config::BlockN>>{});
-    consume<Config>(shape, storage, block, thread, acc);
-    let_next_kernel_start();
-    Epilogue::template run<Config>(params, shape, block, acc, thread, memory);
+    for (int i = blockIdx.x / shape.split; i < end; i += stride) {
+      const ConvBlock block = block_of(shape, Config::BlockN, i, part);
+      auto acc = partition_fragment_C(typename Config::Mma{}, Shape<Int<Config::BlockM>, Int<Config::BlockN>>{});
+      consume<Config>(shape, storage, block, thread, acc, cursor);
+      if (i + stride >= end) {
+        let_next_kernel_start();
+      }
+      Epilogue::template run<Config>(params, shape, block, acc, thread, {memory, memory + sizeof(storage)});
+    }
   }
 #endif
 }
@@ -257,19 +278,20 @@ inline void check_hopper() {
   STD_TORCH_CHECK(major == 9, "needs a Hopper GPU (compute capability 9.0), this is ", major, ".x");
 }
 
-// One block per tile, block_n outputs and phase, `shape.split` times over.
+// As many blocks as there are pieces of work, or multiprocessors if each may take several.
 template <class Params>
 void launch_kernel(void (*kernel)(ConvMaps, ConvShape, Params), const ConvMaps& maps, const ConvShape& shape,
-                   const Params& params, int block_n, int shared_bytes, cudaStream_t stream) {
+                   const Params& params, int block_n, bool many_tiles, int shared_bytes, cudaStream_t stream) {
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   STD_TORCH_CHECK(error == cudaSuccess, "conv: ", cudaGetErrorString(error));
+  const int all = blocks(shape, block_n);
   cudaLaunchAttribute attributes[2];
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // start while the kernel before drains
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(shape.split)};
+  attributes[1].val.clusterDim = {static_cast<unsigned>(shape.split), 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(ceil_div(shape.outputs, block_n), tiles(shape), shape.phases() * shape.split);
+  config.gridDim = dim3(shape.split > 1 || !many_tiles ? all * shape.split : std::min(all, kMultiprocessors));
   config.blockDim = dim3(384);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
@@ -295,9 +317,10 @@ void launch_conv(const void* x, int64_t pixel_stride, const void* weight, ConvSh
                   "conv: outputs must be a multiple of ", shape.group, ", got ", shape.outputs);
   const ConvMaps maps{tensor_map(x, pixel_box(pixel_stride, shape)),
                       tensor_map(weight, weight_box(shape, Config::BlockN))};
-  static_assert(sizeof(ConvStorage<Config>) <= 232448, "a block has 227 KB of shared memory");
-  static_assert(Epilogue::template shared_bytes<Config>() <= sizeof(ConvStorage<Config>));
-  launch_kernel(&conv_kernel<Config, Epilogue>, maps, shape, params, Config::BlockN, sizeof(ConvStorage<Config>),
+  constexpr int kShared = shared_bytes<ConvStorage<Config>, Config, Epilogue>();
+  static_assert(kShared <= kMostSharedBytes);
+  static_assert(Epilogue::template staged_bytes<Config>() <= sizeof(ConvStorage<Config>));
+  launch_kernel(&conv_kernel<Config, Epilogue>, maps, shape, params, Config::BlockN, Epilogue::kManyTiles, kShared,
                 stream);
 }
 

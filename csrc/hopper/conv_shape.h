@@ -63,9 +63,10 @@ LPKERNELS_DEVICE_INLINE int tiles(const ConvShape& shape) {
   return shape.tiles_d * shape.tiles_h * shape.tiles_w * shape.batch;
 }
 
-// What a block owns: the first pixel of its tile, its outputs, its phase, its part of the sum.
+// A piece of work: the first pixel of a tile, its outputs, its phase, a part of the sum.
 struct ConvBlock {
-  int b, d, h, w;
+  int tile;        // its number
+  int b, d, h, w;  // its first pixel
   int n;           // first output
   int weight_row;  // its row in the weight
   int phase_h, phase_w;
@@ -83,6 +84,7 @@ LPKERNELS_DEVICE_INLINE int first_tap(const ConvShape& shape, int taps, int phas
 
 LPKERNELS_DEVICE_INLINE ConvBlock block_at(const ConvShape& shape, int n, int tile, int phase, int part) {
   ConvBlock block;
+  block.tile = tile;
   block.w = tile % shape.tiles_w * shape.tile_w;
   block.h = tile / shape.tiles_w % shape.tiles_h * shape.tile_h;
   block.d = tile / (shape.tiles_w * shape.tiles_h) % shape.tiles_d * shape.tile_d;
@@ -213,11 +215,14 @@ struct Fragment {
   static LPKERNELS_DEVICE_INLINE int output(int thread, int j) { return kGroup * j + Width * (thread % 4); }
 };
 
-#if defined(__CUDACC__)
-template <int BlockM, int BlockN>
-__device__ ConvBlock this_block(const ConvShape& shape) {
-  return block_at(shape, blockIdx.x * BlockN, blockIdx.y, blockIdx.z / shape.split, blockIdx.z % shape.split);
+// How many pieces of work there are, and piece `index`: outputs first, so that neighbours read the same pixels.
+LPKERNELS_DEVICE_INLINE int blocks(const ConvShape& shape, int block_n) {
+  return ceil_div(shape.outputs, block_n) * tiles(shape) * shape.phases();
 }
-#endif
+
+LPKERNELS_DEVICE_INLINE ConvBlock block_of(const ConvShape& shape, int block_n, int index, int part) {
+  const int columns = ceil_div(shape.outputs, block_n), all_tiles = tiles(shape);
+  return block_at(shape, index % columns * block_n, index / columns % all_tiles, index / columns / all_tiles, part);
+}
 
 }  // namespace lpkernels::hopper

@@ -38,6 +38,7 @@ __device__ void for_each_vector(Accumulator& acc, int thread, Visit&& visit) {
 template <class Config>
 struct Staged {
   static constexpr int kPitch = Config::BlockN + 8;  // 8 mod 32 banks: the 8-byte stores of a warp never collide
+  static constexpr size_t kBytes = sizeof(float) * Config::BlockM * kPitch;
 
   template <class Accumulator>
   __device__ static void store(const Accumulator& acc, int thread, float* staged) {
@@ -91,20 +92,33 @@ __device__ void with_cluster_sums(const Accumulator& acc, int thread, unsigned c
   cute::cluster_wait();
 }
 
-// An epilogue that treats every pixel alike: Op::apply(params, shape, block, pixel, output, v) on each vector.
+// An epilogue is a type with
+//   Params        what the kernel is launched with
+//   kClusters     whether it can add up the parts of a cluster
+//   kManyTiles    whether it leaves the stages alone (but for clusters), so that a block may go on to another tile
+//   staged_bytes  what it stages over the stages, own_bytes what it needs beside them
+//   run           called by the two multiplying warpgroups with their accumulators
+//
+// This one treats every pixel alike: Op::apply(params, shape, block, pixel, output, v) on each vector of outputs, then
+// Op::finish on what that left in the accumulators.
 template <class Op, int Width>
 struct PixelEpilogue {
   using Params = typename Op::Params;
-  static constexpr bool kClusters = Width == 8;
+  static constexpr bool kClusters = Width == 8, kManyTiles = true;
 
   template <class Config>
-  static constexpr size_t shared_bytes() {
-    return kClusters ? sizeof(float) * Config::BlockM * Staged<Config>::kPitch : 0;
+  static constexpr size_t staged_bytes() {
+    return kClusters ? Staged<Config>::kBytes : 0;
+  }
+
+  template <class Config>
+  static constexpr size_t own_bytes() {
+    return Op::template own_bytes<Config>();
   }
 
   template <class Config, class Accumulator>
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
-                             int thread, unsigned char* memory) {
+                             int thread, const EpilogueMemory& memory) {
     const auto apply = [&](int row, int output, float (&v)[Width]) {
       const Pixel at = pixel_at(shape, block, row);
       if (inside(shape, at) && block.n + output < shape.outputs) {
@@ -118,7 +132,7 @@ struct PixelEpilogue {
     };
     if constexpr (kClusters) {
       if (shape.split > 1) {
-        with_cluster_sums<Config>(acc, thread, memory, [&](const float* staged) {
+        with_cluster_sums<Config>(acc, thread, memory.stages, [&](const float* staged) {
           constexpr int kVectors = Config::BlockN / 8;
           const int rank = static_cast<int>(cute::block_rank_in_cluster());
           for (int item = rank * 256 + thread; item < Config::BlockM * kVectors; item += shape.split * 256) {
@@ -132,7 +146,7 @@ struct PixelEpilogue {
       }
     }
     for_each_vector<Config, Width>(acc, thread, apply);
-    Op::template finish<Config, Width>(params, shape, block, acc, thread, memory);
+    Op::template finish<Config, Width>(params, shape, block, acc, thread, memory.own);
   }
 };
 

@@ -32,10 +32,9 @@ struct HaloStorage {
 // The boxes of x in the order columns of taps, then channels; with each, the weights of its TapsH taps.
 template <class Config>
 __device__ void produce_halo(const ConvMaps& maps, const ConvShape& shape, HaloStorage<Config>& storage,
-                             const ConvBlock& block) {
+                             const ConvBlock& block, StageCursor& x_cursor, StageCursor& cursor) {
   constexpr uint64_t kEvictNormal = 0x1000000000000000;
   constexpr int kBoxBytes = Config::BlockK * sizeof(typename Config::Element);
-  StageCursor x_cursor, cursor;
   for (int column = 0; column < shape.taps_d * shape.taps_w; ++column) {
     const int kd = column / shape.taps_w, kw = column % shape.taps_w;
     for (int box = 0; box < shape.boxes(); ++box) {
@@ -83,12 +82,12 @@ __device__ void issue_tap(HaloStorage<Config>& storage, int x_stage, StageCursor
 }
 
 template <class Config, class Accumulator>
-__device__ void consume_halo(const ConvShape& shape, HaloStorage<Config>& storage, int thread, Accumulator& acc) {
+__device__ void consume_halo(const ConvShape& shape, HaloStorage<Config>& storage, int thread, Accumulator& acc,
+                             StageCursor& x_cursor, StageCursor& cursor) {
   using namespace cute;
   typename Config::Mma mma;
   mma.accumulate_ = GMMA::ScaleOut::One;
   clear(acc);
-  StageCursor x_cursor, cursor;
   int previous = -1, previous_x = -1;  // what the products in flight read
   const auto arrive = [](uint64_t& barrier) {
     if (threadIdx.x % 128 == 0) {
@@ -136,6 +135,8 @@ __device__ void consume_halo(const ConvShape& shape, HaloStorage<Config>& storag
   }
   warpgroup_wait<0>();
   warpgroup_fence_operand(acc);
+  arrive(storage.empty[previous]);
+  arrive(storage.x_empty[previous_x]);
 }
 
 template <class Config, class Epilogue>
@@ -160,19 +161,27 @@ __global__ void __launch_bounds__(Config::Threads, 1)
   }
   __syncthreads();
   wait_for_kernel_before();
-  const ConvBlock block = this_block<Config::BlockM, Config::BlockN>(shape);
+  const int end = blocks(shape, Config::BlockN);
+  StageCursor x_cursor, cursor;
   if (warpgroup == 0) {
-    cutlass::arch::warpgroup_reg_dealloc<40>();
+    cutlass::arch::warpgroup_reg_dealloc<56>();
     if (threadIdx.x == 0) {
-      produce_halo<Config>(maps, shape, storage, block);
+      for (int i = blockIdx.x; i < end; i += gridDim.x) {
+        produce_halo<Config>(maps, shape, storage, block_of(shape, Config::BlockN, i, 0), x_cursor, cursor);
+      }
     }
   } else {
-    cutlass::arch::warpgroup_reg_alloc<232>();
+    cutlass::arch::warpgroup_reg_alloc<224>();
     const int thread = threadIdx.x - 128;
-    auto acc = partition_fragment_C(typename Config::Mma{}, Shape<Int<Config::BlockM>, Int<Config::BlockN>>{});
-    consume_halo<Config>(shape, storage, thread, acc);
-    let_next_kernel_start();
-    Epilogue::template run<Config>(params, shape, block, acc, thread, memory);
+    for (int i = blockIdx.x; i < end; i += gridDim.x) {
+      const ConvBlock block = block_of(shape, Config::BlockN, i, 0);
+      auto acc = partition_fragment_C(typename Config::Mma{}, Shape<Int<Config::BlockM>, Int<Config::BlockN>>{});
+      consume_halo<Config>(shape, storage, thread, acc, x_cursor, cursor);
+      if (i + gridDim.x >= end) {
+        let_next_kernel_start();
+      }
+      Epilogue::template run<Config>(params, shape, block, acc, thread, {memory, memory + sizeof(storage)});
+    }
   }
 #endif
 }
@@ -198,9 +207,10 @@ void launch_halo_conv(const void* x, int64_t pixel_stride, const void* weight, C
   TensorBox x_box = pixel_box(pixel_stride, shape);
   x_box.box[2] = Config::TileH + Config::TapsH - 1;
   const ConvMaps maps{tensor_map(x, x_box), tensor_map(weight, weight_box(shape, Config::BlockN))};
-  static_assert(sizeof(HaloStorage<Config>) <= 232448, "a block has 227 KB of shared memory");
-  static_assert(Epilogue::template shared_bytes<Config>() <= sizeof(HaloStorage<Config>));
-  launch_kernel(&halo_conv_kernel<Config, Epilogue>, maps, shape, params, Config::BlockN, sizeof(HaloStorage<Config>),
+  constexpr int kShared = shared_bytes<HaloStorage<Config>, Config, Epilogue>();
+  static_assert(kShared <= kMostSharedBytes);
+  static_assert(Epilogue::template staged_bytes<Config>() <= sizeof(HaloStorage<Config>));
+  launch_kernel(&halo_conv_kernel<Config, Epilogue>, maps, shape, params, Config::BlockN, Epilogue::kManyTiles, kShared,
                 stream);
 }
 

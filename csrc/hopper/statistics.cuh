@@ -15,6 +15,11 @@ LPKERNELS_DEVICE_INLINE int tile_pixels(const ConvShape& shape, int tile) {
          std::min(shape.tile_w, shape.width - at.w);
 }
 
+template <class Config>
+constexpr size_t statistics_bytes() {
+  return sizeof(float2) * 8 * Config::BlockN;
+}
+
 // Writes partials[tile][n] for the block's outputs. acc holds the final values, zero where there is no pixel.
 template <class Config, int Width, class Accumulator>
 __device__ void column_statistics(const ConvShape& shape, const ConvBlock& block, const Accumulator& acc, int thread,
@@ -22,7 +27,7 @@ __device__ void column_statistics(const ConvShape& shape, const ConvBlock& block
   using F = Fragment<Width>;
   constexpr int kWarps = 8;
   float2(*sums)[Config::BlockN] = reinterpret_cast<float2(*)[Config::BlockN]>(memory);  // of each warp's rows
-  sync_consumers();  // until then the other warpgroup may read the stages that the sums overwrite
+  sync_consumers();  // until then others may read the sums of the tile before
   CUTLASS_PRAGMA_UNROLL
   for (int j = 0; j < Config::BlockN / F::kGroup; ++j) {
     CUTLASS_PRAGMA_UNROLL
@@ -56,9 +61,9 @@ __device__ void column_statistics(const ConvShape& shape, const ConvBlock& block
       squares += sums[warp][thread].y;
     }
     // Over the few pixels of a tile the difference of squares keeps its digits; over an image it would not.
-    const float count = static_cast<float>(tile_pixels(shape, blockIdx.y % (tiles(shape) / shape.batch)));
+    const float count = static_cast<float>(tile_pixels(shape, block.tile % (tiles(shape) / shape.batch)));
     const float mean = sum / count;
-    partials[int64_t{blockIdx.y} * shape.outputs + block.n + thread] =
+    partials[int64_t{block.tile} * shape.outputs + block.n + thread] =
         make_float2(mean, fmaxf(squares - sum * mean, 0.f));
   }
 }

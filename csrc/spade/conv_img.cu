@@ -18,7 +18,7 @@ using namespace hopper;
 using ImageConfig = ConvConfig</*BlockM=*/256, /*BlockN=*/16, /*Stages=*/6>;
 
 struct ImageEpilogue {
-  static constexpr bool kClusters = false;
+  static constexpr bool kClusters = false, kManyTiles = false;
 
   struct Params {
     const float* bias;
@@ -28,14 +28,19 @@ struct ImageEpilogue {
   };
 
   template <class Config>
-  static constexpr size_t shared_bytes() {
-    return sizeof(float) * Config::BlockM * Staged<Config>::kPitch;
+  static constexpr size_t staged_bytes() {
+    return Staged<Config>::kBytes;
+  }
+
+  template <class Config>
+  static constexpr size_t own_bytes() {
+    return 0;
   }
 
   template <class Config, class Accumulator>
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
-                             int thread, unsigned char* memory) {
-    float* staged = reinterpret_cast<float*>(memory);
+                             int thread, const EpilogueMemory& memory) {
+    float* staged = reinterpret_cast<float*>(memory.stages);
     sync_consumers();  // until then the other warpgroup may read the stages that the sums overwrite
     Staged<Config>::store(acc, thread, staged);
     sync_consumers();

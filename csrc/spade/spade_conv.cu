@@ -50,16 +50,21 @@ struct SpadeParams {
 // Columns in pairs of groups: 32 gammas, then the 32 betas of the same channels.
 struct GammaBeta {
   using Params = SpadeParams;
-  static constexpr bool kClusters = false;
+  static constexpr bool kClusters = false, kManyTiles = true;
 
   template <class Config>
-  static constexpr size_t shared_bytes() {
+  static constexpr size_t staged_bytes() {
+    return 0;
+  }
+
+  template <class Config>
+  static constexpr size_t own_bytes() {
     return 0;
   }
 
   template <class Config, class Accumulator>
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
-                             int thread, unsigned char*) {
+                             int thread, const EpilogueMemory&) {
     using F = Fragment<8>;
     CUTLASS_PRAGMA_UNROLL
     for (int j = 0; j < Config::BlockN / F::kGroup; j += 2) {
@@ -92,6 +97,11 @@ struct GammaBeta {
 
 struct GammaAlone {
   using Params = SpadeParams;
+
+  template <class Config>
+  static constexpr size_t own_bytes() {
+    return 0;
+  }
 
   template <int Width>
   __device__ static void apply(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at,

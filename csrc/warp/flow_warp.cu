@@ -4,7 +4,7 @@
 // of one batch element and all their channels. The keypoints' motions, and the tile's logits where a voxel's masks lie
 // next to each other, go through shared memory; the kLanes threads of a voxel share its masks and meet in shuffles.
 // Then, with channels last and 16-byte vectors, the same threads sample a vector of channels at a time: eight loads in
-// flight, 32-bit offsets, one store; C channels of a voxel are one segment of the output's (B, H, W, D, C). Any other
+// flight, one store; the C channels of a voxel are one segment of the output's (B, H, W, D, C). Any other
 // layout: threads of neighbouring voxels sample one channel after another. Memory asks for every logit and every output
 // once, and the volume through L1 and L2 (neighbouring voxels share most of their corners); the instructions of
 // converting and weighting eight corners a channel take nearly as long, which is why a voxel has few threads.
@@ -18,7 +18,7 @@
 namespace lpkernels {
 namespace {
 
-constexpr int64_t kSharedBytes = 48 << 10;  // what a kernel may have without asking
+constexpr int64_t kSharedBytes = 47 << 10;  // of the 48 KB a kernel may have without asking; the rest is static
 
 // n / divisor for 0 <= n < 2^31 and divisor >= 2, as a multiplication.
 struct Divisor {

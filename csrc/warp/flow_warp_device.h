@@ -47,12 +47,6 @@ __device__ void stage(const Logit* from, int count, bool wide, float* tile) {
   }
 }
 
-__device__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // Mean of the motions (x, y, z, 1) under the softmax of one voxel's logits: all its lanes must call, and get it.
 template <class Logit>
 __device__ void mean_motion(const Logit* logits, int64_t step, const float4* motions, int masks, int lane,

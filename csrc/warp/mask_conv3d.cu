@@ -21,21 +21,28 @@ constexpr int kTileH = 4, kTileW = 64;
 using MaskConfig = HaloConfig<kTileH, kTileW, kColumns, /*TapsH=*/kTaps, /*XStages=*/2, /*WeightStages=*/3, kChannels>;
 
 struct ShiftedSum {
+  static constexpr bool kManyTiles = false;
+
   struct Params {
     const float* bias;
     float* logits;
   };
 
   template <class Config>
-  static constexpr size_t shared_bytes() {
-    return sizeof(float) * Config::BlockM * Staged<Config>::kPitch;
+  static constexpr size_t staged_bytes() {
+    return Staged<Config>::kBytes;
+  }
+
+  template <class Config>
+  static constexpr size_t own_bytes() {
+    return 0;
   }
 
   template <class Config, class Accumulator>
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block,
-                             const Accumulator& acc, int thread, unsigned char* memory) {
+                             const Accumulator& acc, int thread, const EpilogueMemory& memory) {
     constexpr int kPitch = Staged<Config>::kPitch;
-    float* columns = reinterpret_cast<float*>(memory);
+    float* columns = reinterpret_cast<float*>(memory.stages);
     sync_consumers();  // until then the other warpgroup may read the stages that P overwrites
     Staged<Config>::store(acc, thread, columns);
     sync_consumers();

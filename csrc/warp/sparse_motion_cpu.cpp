@@ -69,6 +69,9 @@ SparseMotionShape sparse_motion_shape(const Tensor& compressed, const Tensor& ba
   shape.depth = static_cast<int>(compressed.size(1));
   shape.height = static_cast<int>(compressed.size(2));
   shape.width = static_cast<int>(compressed.size(3));
+  shape.inverse_depth = 1.f / (shape.depth - 1);
+  shape.inverse_height = 1.f / (shape.height - 1);
+  shape.inverse_width = 1.f / (shape.width - 1);
   shape.outputs = static_cast<int>(out.size(4));
   shape.compressed_pixel = pixel_of("compressed", compressed);
   shape.background_pixel = pixel_of("background", background);
@@ -86,32 +89,13 @@ std::vector<AxisMotion> axis_table(const SparseMotionShape& shape, int axis, int
                                    const float* kp_driving) {
   const int64_t keypoints = int64_t{shape.batch} * shape.keypoints;
   std::vector<AxisMotion> table(keypoints * size);
+  const float inverse = 1.f / (size - 1);
   for (int64_t k = 0; k < keypoints; ++k) {
     for (int i = 0; i < size; ++i) {
-      table[k * size + i] = axis_motion(i, size, kp_source[3 * k + axis], kp_driving[3 * k + axis]);
+      table[k * size + i] = axis_motion(i, size, inverse, kp_source[3 * k + axis], kp_driving[3 * k + axis]);
     }
   }
   return table;
-}
-
-// One keypoint's heatmap and samples along a row; `z` and `y` are its places there, `x` the row's W.
-template <class T>
-void move_row(const AxisMotion& z, const AxisMotion& y, const AxisMotion* x, const SparseMotionShape& shape,
-              const T* volume, T* out) {
-  const int pixel = shape.compressed_pixel;
-  for (int w = 0; w < shape.width; ++w, out += shape.out_pixel) {
-    out[0] = static_cast<T>(z.driving * y.driving * x[w].driving - z.source * y.source * x[w].source);
-    for (int c = 0; c < shape.channels; ++c) {
-      float value = 0.f;
-      for (int i = 0; i < 8; ++i) {
-        const int dx = i & 1, dy = (i >> 1) & 1, dz = i >> 2;
-        const int voxel = ((z.pair.first + dz) * shape.height + y.pair.first + dy) * shape.width + x[w].pair.first + dx;
-        value += z.pair.weight[dz] * y.pair.weight[dy] * x[w].pair.weight[dx] *
-                 static_cast<float>(volume[voxel * pixel + c]);
-      }
-      out[1 + c] = static_cast<T>(value);
-    }
-  }
 }
 
 template <class T>
@@ -131,8 +115,11 @@ void sparse_motion_rows(int64_t begin, int64_t end, const SparseMotionShape& sha
       std::fill(voxel + (shape.keypoints + 1) * step, voxel + shape.outputs, static_cast<T>(0.f));
     }
     for (int64_t k = b * shape.keypoints; k < (b + 1) * shape.keypoints; ++k) {
-      move_row(zs[k * shape.depth + d], ys[k * shape.height + h], xs + k * shape.width, shape,
-               compressed + b * shape.compressed_batch, to + (k - b * shape.keypoints + 1) * step);
+      T* motion = to + (k - b * shape.keypoints + 1) * step;
+      for (int w = 0; w < shape.width; ++w) {
+        move_voxel(zs[k * shape.depth + d], ys[k * shape.height + h], xs[k * shape.width + w], shape,
+                   compressed + b * shape.compressed_batch, motion + int64_t{w} * shape.out_pixel);
+      }
     }
   }
 }

@@ -1,22 +1,32 @@
 // Values of any float type packed into words, and vectors of words, for the samplers' device code.
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+
+#include "common/stable.h"
 
 namespace lpkernels {
 
 // As many values as fill 32 bits, rounded to T.
 template <class T>
 __device__ __forceinline__ uint32_t word_of(const float* values) {
-  constexpr int kValues = 4 / sizeof(T);
-  T rounded[kValues];
-#pragma unroll
-  for (int i = 0; i < kValues; ++i) {
-    rounded[i] = static_cast<T>(values[i]);
-  }
   uint32_t word;
-  memcpy(&word, rounded, sizeof(word));
+  if constexpr (std::is_same_v<T, torch::headeronly::Half>) {
+    const __half2 rounded = __floats2half2_rn(values[0], values[1]);  // one instruction
+    memcpy(&word, &rounded, sizeof(word));
+  } else {
+    constexpr int kValues = 4 / sizeof(T);
+    T rounded[kValues];
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      rounded[i] = static_cast<T>(values[i]);
+    }
+    memcpy(&word, rounded, sizeof(word));
+  }
   return word;
 }
 
