@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from benchmarks.providers import BASELINES, FUSED, baseline_provider, build_fused
 from benchmarks.techniques import Converted, Graphed, Techniques, assemble, prepare, require
 from benchmarks.work import Candidate, Provider, Unavailable
-from lpkernels.animate.image import resize_uint8, to_uint8
 from lpkernels.animate.motion import Motion, refine_motion, source_keypoints
 from lpkernels.animate.portrait import draw_portrait, driving_frames
 from lpkernels.animate.retarget import MotionOptions, drive
 from lpkernels.models.live_portrait import LivePortrait
+from lpkernels.models.pixels import resize_uint8, to_uint8
 
 Call = Callable[..., Any]
 CLIP = 16  # driving frames that input sets are drawn from

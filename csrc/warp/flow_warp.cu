@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, kVectors ? 8 : 4)
 #pragma unroll 1
   for (int i = threadIdx.x; i < padded; i += kThreads) {
     const int64_t at = (b * shape.keypoints + i - 1) * 3;
-    motions[i] = make_float4(0.f, 0.f, 0.f, 1.f);
+    motions[i] = make_float4(0.f, 0.f, 0.f, 0.f);
     if (i > 0 && i < masks) {  // the background rests
       motions[i].x = kp_source[at] - kp_driving[at];
       motions[i].y = kp_source[at + 1] - kp_driving[at + 1];

@@ -47,7 +47,7 @@ __device__ void stage(const Logit* from, int count, bool wide, float* tile) {
   }
 }
 
-// Mean of the motions (x, y, z, 1) under the softmax of one voxel's logits: all its lanes must call, and get it.
+// Mean of the motions (x, y, z, unused) under the softmax of one voxel's logits: all its lanes must call, and get it.
 template <class Logit>
 __device__ void mean_motion(const Logit* logits, int64_t step, const float4* motions, int masks, int lane,
                             float mean[3]) {

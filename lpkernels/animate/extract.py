@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpkernels.animate.image import Frame, resize_uint8, to_batch
+from lpkernels.animate.image import Frame, to_batch
 from lpkernels.animate.motion import Motion, refine_motion, source_keypoints
 from lpkernels.animate.template import MotionTemplate
 from lpkernels.errors import InputError
+from lpkernels.models.pixels import resize_uint8
 from lpkernels.models.portrait_model import PortraitModel
 
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lpkernels import ops
 from lpkernels.fused import _weights
 from lpkernels.fused._layers import ConvAct, ConvPool, FlowWarp, MaskConv, OcclusionHead, SparseMotion, UpsampleConv
 from lpkernels.fused._weights import CHANNEL_MULTIPLE, PART_MULTIPLE, place, round_up
-from lpkernels.models.blocks import DownBlock3d, Hourglass, UpBlock3d, make_coordinate_grid
+from lpkernels.models.blocks import DownBlock3d, Hourglass, UpBlock3d
 from lpkernels.models.warp_source import SourceTensors
 from lpkernels.models.warping_network import WarpingNetwork
 
@@ -138,11 +139,10 @@ class FusedWarpingNetwork(nn.Module):
     def prepare(self, feature_3d: Tensor) -> WarpSource:
         """What depends on the source alone: feature volume (B, C, D, H, W), float32 -> ``WarpSource``."""
         feature = feature_3d.to(self.compress_weight.dtype)
-        compressed = F.relu(F.conv3d(feature, self.compress_weight, self.compress_bias))
-        identity = make_coordinate_grid(tuple(feature.shape[2:]), feature)  # type: ignore[arg-type]
-        identity = identity.expand(feature.shape[0], *identity.shape)
-        background = F.grid_sample(compressed, identity, align_corners=False)
-        return WarpSource(*(self._channels_last(tensor) for tensor in (feature, compressed, background)))
+        # The sample of the background is taken before the volume it samples is rounded.
+        compressed = _channels_last(F.relu(F.conv3d(feature, self.compress_weight, self.compress_bias)))
+        parts = _channels_last(feature), compressed, ops.background_sample(compressed)
+        return WarpSource(*(part.to(self.dtype) for part in parts))
 
     @overload
     def forward(
@@ -183,8 +183,10 @@ class FusedWarpingNetwork(nn.Module):
         out = self.fourth(self.third(flat), gain=occlusion_map)
         return WarpResult(out, occlusion_map, deformation) if want_maps else out
 
-    def _channels_last(self, tensor: Tensor) -> Tensor:
-        return tensor.permute(0, 2, 3, 4, 1).to(self.dtype).contiguous()
+
+def _channels_last(volume: Tensor) -> Tensor:
+    """(B, C, D, H, W) as (B, D, H, W, C), contiguous."""
+    return volume.permute(0, 2, 3, 4, 1).contiguous()
 
 
 def _parts(left: int, right: int) -> list[tuple[int, int]]:

@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lpkernels import _checks
+
 
 def resize_uint8(images: Tensor, size: int) -> Tensor:
     """Squeeze whole pictures into the networks' square input.
 
-    Bilinear with half-pixel centres, no antialiasing, rounded to whole levels, as the published model was fed.
+    Bilinear with half-pixel centres, no antialiasing, rounded to whole levels: what OpenCV's ``INTER_LINEAR`` gives on
+    8-bit pictures to within one level, which is how the published model was fed. The aspect ratio is not kept, as in
+    the original; crop first where that matters.
 
     Args:
         images: (B, H, W, 3) uint8, any device.
@@ -19,6 +23,9 @@ def resize_uint8(images: Tensor, size: int) -> Tensor:
     Returns:
         (B, 3, size, size) float32 in 0..1 on the device of ``images``.
     """
+    _checks.is_tensor("images", images)
+    _checks.shape("images", images, ("B", "H", "W", 3))
+    _checks.dtype("images", images, (torch.uint8,))
     levels = images.permute(0, 3, 1, 2).float()
     if levels.shape[2:] != (size, size):
         levels = F.interpolate(levels, (size, size), mode="bilinear", align_corners=False)

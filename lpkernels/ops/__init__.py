@@ -13,9 +13,11 @@ from lpkernels.ops.linear_gelu import linear_gelu
 from lpkernels.ops.mask_conv3d import mask_conv3d, pack_mask_weight, padded_channels
 from lpkernels.ops.norm_downsample import norm_downsample
 from lpkernels.ops.occlusion_head import occlusion_head, pack_occlusion_weight
+from lpkernels.ops.paste_back import paste_back, warp_mask
 from lpkernels.ops.patch_norm import patch_norm
 from lpkernels.ops.pool_norm_linear import pool_norm_linear
 from lpkernels.ops.spade_conv import pack_gamma_weight, pack_spade_weight, spade_conv
+from lpkernels.ops.sparse_motion import background_sample, sparse_motion
 from lpkernels.ops.stitch_mlp import pack_mlp, stitch_mlp
 from lpkernels.ops.upsample_conv import pack_upsample_weight, upsample_conv
 
@@ -23,6 +25,7 @@ __all__ = [
     "Backend",
     "Choice",
     "Op",
+    "background_sample",
     "conv_act",
     "conv_img",
     "conv_pool",
@@ -44,13 +47,16 @@ __all__ = [
     "pack_spade_weight",
     "pack_upsample_weight",
     "padded_channels",
+    "paste_back",
     "patch_norm",
     "pool_norm_linear",
     "registry",
     "requested_backends",
     "spade_conv",
+    "sparse_motion",
     "stitch_mlp",
     "unpack_motion",
     "upsample_conv",
     "use_backend",
+    "warp_mask",
 ]

@@ -9,21 +9,48 @@ from lpkernels import _checks, ref
 from lpkernels.ops._op import Op, native, reference
 
 
-def _fake(mask_logits: Tensor, kp_source: Tensor, kp_driving: Tensor, volume: Tensor) -> tuple[Tensor, Tensor]:
+def _is_channels_last(volume: Tensor) -> bool:
+    """Whether ``volume`` (B, C, D, H, W) is a permuted (B, D, H, W, C) with dense voxels; its batch may be expanded."""
+    channels, _, height, width = volume.shape[1:]
+    voxel = volume.stride(4)
+    dense = volume.stride(3) == width * voxel and volume.stride(2) == height * width * voxel
+    return volume.stride(1) == 1 and voxel >= channels and dense
+
+
+def _new_warped(volume: Tensor) -> Tensor:
+    """(B, C, D, H, W): a view of (B, H, W, D, C) for a channels-last volume, else contiguous."""
+    batch, channels, depth, height, width = volume.shape
+    if _is_channels_last(volume):
+        return volume.new_empty((batch, height, width, depth, channels)).permute(0, 4, 3, 1, 2)
+    return volume.new_empty((batch, channels, depth, height, width))
+
+
+def _fake(
+    mask_logits: Tensor, kp_source: Tensor, kp_driving: Tensor, volume: Tensor, want_deformation: bool = True
+) -> tuple[Tensor, Tensor]:
     batch, _, depth, height, width = mask_logits.shape
-    deformation = kp_source.new_empty((batch, depth, height, width, 3))
-    return volume.new_empty(tuple(volume.shape)), deformation
+    shape = (batch, depth, height, width, 3) if want_deformation else (0,)
+    return _new_warped(volume), kp_source.new_empty(shape)
+
+
+def _reference(
+    mask_logits: Tensor, kp_source: Tensor, kp_driving: Tensor, volume: Tensor, want_deformation: bool
+) -> tuple[Tensor, Tensor]:
+    warped, deformation = ref.flow_warp(mask_logits, kp_source, kp_driving, volume, want_deformation)
+    return _new_warped(volume).copy_(warped), deformation
 
 
 _OP = Op(
-    "flow_warp(Tensor mask_logits, Tensor kp_source, Tensor kp_driving, Tensor volume)"
+    "flow_warp(Tensor mask_logits, Tensor kp_source, Tensor kp_driving, Tensor volume, bool want_deformation=True)"
     " -> (Tensor warped, Tensor deformation)",
     _fake,
-    (native("flow_warp", "cuda"), native("flow_warp", "cpu"), reference(ref.flow_warp)),
+    (native("flow_warp", "cuda"), native("flow_warp", "cpu"), reference(_reference)),
 )
 
 
-def flow_warp(mask_logits: Tensor, kp_source: Tensor, kp_driving: Tensor, volume: Tensor) -> tuple[Tensor, Tensor]:
+def flow_warp(
+    mask_logits: Tensor, kp_source: Tensor, kp_driving: Tensor, volume: Tensor, want_deformation: bool = True
+) -> tuple[Tensor, Tensor]:
     """Warp a feature volume by the motion that mask logits select (LivePortrait, section 3.1: the warping module W).
 
     With m = softmax(mask_logits) over the background (index 0) and K keypoints, and ``identity`` the grid of
@@ -38,11 +65,15 @@ def flow_warp(mask_logits: Tensor, kp_source: Tensor, kp_driving: Tensor, volume
         mask_logits: (B, K + 1, D, H, W), float32 or the dtype of ``volume``; any strides.
         kp_source: (B, K, 3), float32, normalised coordinates.
         kp_driving: (B, K, 3), float32, normalised coordinates.
-        volume: (B, C, D, H, W), float32, float16 or bfloat16; any strides, an expanded batch costs no copy.
+        volume: (B, C, D, H, W), finite, float32, float16 or bfloat16; any strides, an expanded batch costs no copy.
+            Channels last (a permuted (B, D, H, W, C)) is fastest.
+        want_deformation: whether to write the deformation.
 
     Returns:
-        warped: (B, C, D, H, W), contiguous, the dtype of ``volume``; zero where a keypoint is NaN or infinite.
-        deformation: (B, D, H, W, 3), float32, normalised coordinates.
+        warped: (B, C, D, H, W), the dtype of ``volume``; zero where a keypoint is NaN or infinite. Contiguous, but for
+            a channels-last volume: then a view of a contiguous (B, H, W, D, C), the pixels (B, H, W, D * C) of the next
+            convolution.
+        deformation: (B, D, H, W, 3), float32, normalised coordinates; empty, (0,), if it is not wanted.
 
     Raises:
         TypeError: an argument is no tensor or has a wrong dtype.
@@ -68,4 +99,4 @@ def flow_warp(mask_logits: Tensor, kp_source: Tensor, kp_driving: Tensor, volume
     _checks.dtype("kp_source", kp_source, (torch.float32,))
     _checks.same_dtype("kp_source", kp_source, kp_driving=kp_driving)
     _checks.same_device("volume", volume, mask_logits=mask_logits, kp_source=kp_source, kp_driving=kp_driving)
-    return _OP(mask_logits, kp_source.contiguous(), kp_driving.contiguous(), volume)
+    return _OP(mask_logits, kp_source.contiguous(), kp_driving.contiguous(), volume, bool(want_deformation))

@@ -12,13 +12,16 @@ from lpkernels.ref.linear_gelu import linear_gelu, linear_gelu_in, row_block
 from lpkernels.ref.mask_conv3d import mask_conv3d, mask_conv3d_in
 from lpkernels.ref.norm_downsample import norm_downsample, norm_downsample_in
 from lpkernels.ref.occlusion_head import occlusion_head, occlusion_head_in
+from lpkernels.ref.paste_back import paste_back, warp_affine
 from lpkernels.ref.patch_norm import patch_norm, patch_norm_in
 from lpkernels.ref.pool_norm_linear import pool_norm_linear
 from lpkernels.ref.spade_conv import spade_conv, spade_conv_in
+from lpkernels.ref.sparse_motion import background_sample, sparse_motion
 from lpkernels.ref.stitch_mlp import stitch_mlp
 from lpkernels.ref.upsample_conv import upsample_conv, upsample_conv_in
 
 __all__ = [
+    "background_sample",
     "channel_stats",
     "conv_act",
     "conv_act_in",
@@ -41,13 +44,16 @@ __all__ = [
     "norm_downsample_in",
     "occlusion_head",
     "occlusion_head_in",
+    "paste_back",
     "patch_norm",
     "patch_norm_in",
     "pool_norm_linear",
     "row_block",
     "spade_conv",
     "spade_conv_in",
+    "sparse_motion",
     "stitch_mlp",
     "upsample_conv",
     "upsample_conv_in",
+    "warp_affine",
 ]

@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def flow_warp(mask_logits: Tensor, kp_source: Tensor, kp_driving: Tensor, volume: Tensor) -> tuple[Tensor, Tensor]:
+def flow_warp(
+    mask_logits: Tensor, kp_source: Tensor, kp_driving: Tensor, volume: Tensor, want_deformation: bool = True
+) -> tuple[Tensor, Tensor]:
     """Warp a feature volume by the motion that mask logits select; see ``lpkernels.ops.flow_warp`` for the shapes.
 
     Computes in float64 if ``volume`` is float64 and in float32 otherwise, whatever the inputs' dtype.
@@ -25,4 +27,4 @@ def flow_warp(mask_logits: Tensor, kp_source: Tensor, kp_driving: Tensor, volume
     deformation = (motions * masks).sum(dim=1)
 
     warped = F.grid_sample(volume.to(compute), deformation, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return warped.to(volume.dtype), deformation
+    return warped.to(volume.dtype), deformation if want_deformation else deformation.new_empty(0)

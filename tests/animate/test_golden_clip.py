@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lpkernels.animate.animator import Animator
-from lpkernels.animate.image import to_uint8
 from lpkernels.animate.source import prepare_source
 from lpkernels.models.live_portrait import LivePortrait
+from lpkernels.models.pixels import to_uint8
 from lpkernels.models.warp_source import WarpSource
 from tests.golden.load import compare, compare_rgb, load_golden
 

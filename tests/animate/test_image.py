@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lpkernels.animate import image as image_module
-from lpkernels.animate.image import check_frame, crop, load_image, resize_uint8, save_image, to_uint8
+from lpkernels.animate.image import check_frame, crop, load_image, save_image
 from lpkernels.errors import InputError, LpkernelsError
+from lpkernels.models.pixels import resize_uint8, to_uint8
 
 RAMP = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 

@@ -18,10 +18,13 @@ SIDE = 16  # of the tiny model's feature volume
 
 
 @functools.cache
-def tiny(occlusion: bool = True, upscale: int = 2, out_channels: int = 16) -> LivePortrait:
+def tiny(
+    *, occlusion: bool = True, expansion: int = 8, compress: int = 2, upscale: int = 2, out_channels: int = 16
+) -> LivePortrait:
     """A tiny random model on the CPU, made once for each choice: change nothing in it."""
     config = LivePortraitConfig.tiny()
-    warping = dataclasses.replace(config.warping_module, estimate_occlusion_map=occlusion)
+    dense = dataclasses.replace(config.warping_module.dense_motion_params, block_expansion=expansion, compress=compress)
+    warping = dataclasses.replace(config.warping_module, estimate_occlusion_map=occlusion, dense_motion_params=dense)
     spade = dataclasses.replace(config.spade_generator, upscale=upscale, out_channels=out_channels)
     return LivePortrait.random(0, dataclasses.replace(config, warping_module=warping, spade_generator=spade))
 
@@ -78,7 +81,7 @@ def exact_ops() -> SimpleNamespace:
         return answer
 
     def flow_warp(want_deformation: bool, **arguments: Any) -> tuple[Tensor, Tensor]:
-        return ref.flow_warp(*arguments.values())
+        return ref.flow_warp(**arguments, want_deformation=want_deformation)
 
     def sparse_motion(out: Tensor, **arguments: Any) -> Tensor:
         answer = ref.sparse_motion(*arguments.values())
@@ -96,4 +99,5 @@ def exact_ops() -> SimpleNamespace:
         occlusion_head=ref.occlusion_head,
         flow_warp=flow_warp,
         sparse_motion=sparse_motion,
+        background_sample=ref.background_sample,
     )

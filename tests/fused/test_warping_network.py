@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lpkernels.fused import _layers
+from lpkernels.fused import _layers, warping_network
 from lpkernels.fused.warping_network import FusedWarpingNetwork, WarpResult, WarpSource
 from lpkernels.models import LivePortrait, LivePortraitConfig
 from tests.fused.networks import exact_ops, in_double, keypoints, relative_error, state_of, tiny, volume
@@ -31,17 +31,20 @@ def assert_same_maps(came: WarpResult, expected: dict[str, Tensor | None], toler
 
 
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize(("batch", "occlusion"), [(1, True), (2, True), (2, False)])
-def test_matches_the_baseline(batch: int, occlusion: bool) -> None:
-    """As many sources as driving poses."""
-    model, (kp_source, kp_driving) = tiny(occlusion), keypoints(batch)
+@pytest.mark.parametrize(
+    ("batch", "changes"), [(1, {}), (2, {}), (2, {"occlusion": False}), (1, {"expansion": 5, "compress": 3})]
+)
+def test_matches_the_baseline(batch: int, changes: dict[str, int]) -> None:
+    """As many sources as driving poses; no occlusion map; widths that leave padding inside the buffers."""
+    model, (kp_source, kp_driving) = tiny(**changes), keypoints(batch)
     network = fused(model)
     came = network(network.prepare(volume(batch)), kp_source, kp_driving, want_maps=True)
     assert_same_maps(came, model.warp(volume(batch), kp_source, kp_driving), 1e-4)
 
 
 def test_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_layers, "ops", exact_ops())
+    for module in (_layers, warping_network):
+        monkeypatch.setattr(module, "ops", exact_ops())
     network, baseline = fused(dtype=torch.float64), in_double(tiny().warping_module)
     feature_3d, (kp_source, kp_driving) = volume().double(), (kp.double() for kp in keypoints())
     with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lpkernels import ops, ref
-from lpkernels.animate.image import to_uint8
+from lpkernels.models.pixels import to_uint8
 from tests.ops import contract
 
 Shape = tuple[int, int, int, int, int]  # batch, height, width, channels, upscale

@@ -21,6 +21,7 @@ SHAPES = [  # batch, keypoints, channels, depth, height, width
     (3, 1, 1, 2, 2, 2),
     (1, 5, 3, 2, 9, 65),
 ]
+LAST_SHAPES = [(1, 21, 32, 4, 8, 8), (2, 30, 8, 3, 5, 7), (3, 2, 5, 2, 3, 3)]  # whole vectors of 16 bytes, and not
 
 
 def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int = 0) -> list[Tensor]:
@@ -40,6 +41,17 @@ def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: i
     return [tensor.to(device) for tensor in tensors]
 
 
+def channels_last(volume: Tensor, wider: int = 0) -> Tensor:
+    """The same volume as a permuted (B, D, H, W, C), or a slice of ``wider`` more channels of NaN around it."""
+    last = F.pad(volume.permute(0, 2, 3, 4, 1), (wider // 2, wider - wider // 2), value=math.nan).contiguous()
+    return last.permute(0, 4, 1, 2, 3).narrow(1, wider // 2, volume.shape[1])
+
+
+def masks_last(logits: Tensor) -> Tensor:
+    """Mask logits as ``mask_conv3d`` leaves them: a view of a contiguous (B, D, H, W, K + 1)."""
+    return logits.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
+
+
 def exact(inputs: list[Tensor]) -> list[Tensor]:
     return [tensor.double().cpu() for tensor in inputs]
 
@@ -50,8 +62,7 @@ def exact(inputs: list[Tensor]) -> list[Tensor]:
 def test_matches_reference(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
     inputs = make_inputs(shape, dtype, device)
     warped, deformation = ops.flow_warp(*inputs)
-    assert warped.dtype == dtype
-    assert deformation.dtype == torch.float32
+    assert (warped.dtype, deformation.dtype) == (dtype, torch.float32)
     contract.assert_close_to_reference(ops.flow_warp, ref.flow_warp, inputs, exact(inputs))
 
 
@@ -67,6 +78,8 @@ def test_float32_logits_with_a_half_volume(dtype: torch.dtype, device: str) -> N
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_matches_reference_at_full_size(dtype: torch.dtype) -> None:
     inputs = make_inputs((2, 21, 32, 16, 64, 64), dtype, "cuda")
+    contract.assert_close_to_reference(ops.flow_warp, ref.flow_warp, inputs, exact(inputs))
+    inputs = [masks_last(inputs[0].float()), *inputs[1:3], channels_last(inputs[3][:1]).expand(2, -1, -1, -1, -1)]
     contract.assert_close_to_reference(ops.flow_warp, ref.flow_warp, inputs, exact(inputs))
 
 
@@ -85,21 +98,41 @@ def test_strided_inputs(device: str) -> None:
     inputs = make_inputs((2, 5, 3, 3, 4, 6), torch.float32, device)
     expected = ops.flow_warp(*inputs)
     contract.assert_same(ops.flow_warp(*[contract.strided(tensor) for tensor in inputs]), expected)
-    logits, kp_source, kp_driving, volume = inputs
-    last = (
-        logits.contiguous(memory_format=torch.channels_last_3d),
-        volume.contiguous(memory_format=torch.channels_last_3d),
-    )
-    contract.assert_same(ops.flow_warp(last[0], kp_source, kp_driving, last[1]), expected)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("wider", [0, 3, 16])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", LAST_SHAPES)
+def test_channels_last(shape: tuple[int, ...], dtype: torch.dtype, wider: int, device: str) -> None:
+    logits, kp_source, kp_driving, volume = make_inputs(shape, dtype, device)
+    inputs = [masks_last(logits.float()), kp_source, kp_driving, channels_last(volume, wider)]
+    warped, _ = ops.flow_warp(*inputs)
+    assert warped.permute(0, 3, 4, 2, 1).is_contiguous()
+    contract.assert_close_to_reference(ops.flow_warp, ref.flow_warp, inputs, exact(inputs))
+    planes = [logits, kp_source, kp_driving, inputs[3]]  # of the volume's dtype, a mask after the other
+    contract.assert_close_to_reference(ops.flow_warp, ref.flow_warp, planes, exact(planes))
+
+
+def test_without_the_deformation(device: str) -> None:
+    inputs = make_inputs((2, 3, 8, 2, 3, 4), torch.float32, device)
+    for volume in (inputs[3], channels_last(inputs[3])):
+        warped, deformation = ops.flow_warp(*inputs[:3], volume, want_deformation=False)
+        assert (deformation.shape, deformation.dtype) == ((0,), torch.float32)
+        expected, _ = ops.flow_warp(*inputs[:3], volume)
+        assert warped.stride() == expected.stride()
+        contract.assert_same([warped], [expected])
+        with ops.use_backend("ref"):
+            warped, deformation = ops.flow_warp(*inputs[:3], volume, want_deformation=False)
+        assert (warped.stride(), deformation.shape) == (expected.stride(), (0,))
 
 
 def test_expanded_volume_is_broadcast(device: str) -> None:
     logits, kp_source, kp_driving, volume = make_inputs((3, 5, 4, 2, 5, 6), torch.float32, device)
-    one = volume[:1].expand(3, -1, -1, -1, -1)
-    contract.assert_same(
-        ops.flow_warp(logits, kp_source, kp_driving, one),
-        ops.flow_warp(logits, kp_source, kp_driving, one.contiguous()),
-    )
+    for layout in (Tensor.contiguous, channels_last):
+        expanded, repeated = layout(volume[:1]).expand(3, -1, -1, -1, -1), layout(volume[:1].expand(3, -1, -1, -1, -1))
+        expected = ops.flow_warp(logits, kp_source, kp_driving, repeated)
+        contract.assert_same(ops.flow_warp(logits, kp_source, kp_driving, expanded), expected)
 
 
 def original_arithmetic(logits: Tensor, kp_source: Tensor, kp_driving: Tensor, volume: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,19 +162,19 @@ def test_reference_is_differentiable() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30, -3e38])
 def test_wild_keypoints_give_zero_not_a_crash(value: float, device: str) -> None:
-    logits, kp_source, kp_driving, volume = make_inputs((1, 2, 3, 2, 4, 4), torch.float32, device)
+    logits, kp_source, kp_driving, volume = make_inputs((1, 2, 4, 2, 4, 4), torch.float32, device)
     kp_source[0, 1, 0] = value
-    warped, deformation = ops.flow_warp(logits, kp_source, kp_driving, volume)
-    assert torch.equal(warped, torch.zeros_like(warped))
-    assert torch.isfinite(deformation[..., 1:]).all()
+    for layout in (volume, channels_last(volume)):
+        warped, deformation = ops.flow_warp(logits, kp_source, kp_driving, layout)
+        assert torch.equal(warped, torch.zeros_like(warped))
+        assert torch.isfinite(deformation[..., 1:]).all()
 
 
 def test_minus_infinite_logits_switch_a_motion_off(device: str) -> None:
     logits, kp_source, kp_driving, volume = make_inputs((1, 3, 2, 2, 4, 4), torch.float32, device)
     logits[:, :2] = -math.inf
-    contract.assert_close_to_reference(
-        ops.flow_warp, ref.flow_warp, inputs := [logits, kp_source, kp_driving, volume], exact(inputs)
-    )
+    inputs = [logits, kp_source, kp_driving, volume]
+    contract.assert_close_to_reference(ops.flow_warp, ref.flow_warp, inputs, exact(inputs))
 
 
 def test_equal_keypoints_give_the_identity(device: str) -> None:
@@ -156,11 +189,15 @@ def test_opcheck(device: str) -> None:
     choice = ops.registry()["flow_warp"].choose(device)
     if choice.backend == "ref":
         pytest.skip(f"the op library has no kernel here: {choice.passed}")
-    contract.check_opcheck(torch.ops.lpkernels.flow_warp, make_inputs((2, 3, 2, 2, 3, 4), torch.float32, device))
+    inputs = make_inputs((2, 3, 4, 2, 3, 4), torch.float32, device)
+    contract.check_opcheck(torch.ops.lpkernels.flow_warp, inputs)
+    contract.check_opcheck(torch.ops.lpkernels.flow_warp, [*inputs[:3], channels_last(inputs[3]), False])
 
 
 def test_compile(device: str) -> None:
-    contract.check_compile(ops.flow_warp, make_inputs((1, 3, 2, 2, 3, 4), torch.float32, device))
+    inputs = make_inputs((1, 3, 4, 2, 3, 4), torch.float32, device)
+    contract.check_compile(ops.flow_warp, inputs)
+    contract.check_compile(ops.flow_warp, [*inputs[:3], channels_last(inputs[3])])
 
 
 def test_export(device: str) -> None:
@@ -170,7 +207,9 @@ def test_export(device: str) -> None:
 
 
 def test_repeatable(device: str) -> None:
-    contract.check_repeatable(ops.flow_warp, make_inputs((2, 5, 4, 3, 8, 9), torch.float32, device))
+    inputs = make_inputs((2, 5, 4, 3, 8, 9), torch.float32, device)
+    contract.check_repeatable(ops.flow_warp, inputs)
+    contract.check_repeatable(ops.flow_warp, [*inputs[:3], channels_last(inputs[3])])
 
 
 @pytest.mark.gpu
@@ -212,8 +251,7 @@ def test_the_bare_op_refuses_gradients_too() -> None:
 
 def bad(**changed: object) -> dict[str, object]:
     names = ("mask_logits", "kp_source", "kp_driving", "volume")
-    inputs = make_inputs((2, 3, 2, 2, 3, 4), torch.float32, "cpu")
-    return {**dict(zip(names, inputs, strict=True)), **changed}
+    return {**dict(zip(names, make_inputs((2, 3, 2, 2, 3, 4), torch.float32, "cpu"), strict=True)), **changed}
 
 
 @pytest.mark.parametrize(
@@ -225,11 +263,7 @@ def bad(**changed: object) -> dict[str, object]:
         (bad(mask_logits=torch.zeros(2, 1, 2, 3, 4)), ValueError, "at least 2 masks"),
         (bad(mask_logits=torch.zeros(2, 4, 1, 3, 4)), ValueError, "D, H, W of at least 2"),
         (bad(mask_logits=torch.zeros(2, 4, 2, 3, 4).double()), TypeError, "mask_logits must have dtype .*got float64"),
-        (
-            bad(mask_logits=torch.zeros(2, 4, 2, 3, 4).half()),
-            TypeError,
-            "mask_logits must have dtype float32, got float16",
-        ),
+        (bad(mask_logits=torch.zeros(2, 4, 2, 3, 4).half()), TypeError, "must have dtype float32, got float16"),
         (bad(kp_source=torch.zeros(2, 4, 3)), ValueError, r"kp_source must have shape \(2, 3, 3\), got \(2, 4, 3\)"),
         (bad(kp_driving=torch.zeros(1, 3, 3)), ValueError, r"kp_driving must have shape \(2, 3, 3\)"),
         (bad(kp_source=torch.zeros(2, 3, 3).half()), TypeError, "kp_source must have dtype float32, got float16"),
