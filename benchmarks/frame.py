@@ -16,14 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.providers import BASELINES, FUSED, baseline_provider, build_fused
-from benchmarks.techniques import Converted, Graphed, Techniques, assemble, prepare, require
-from benchmarks.work import Candidate, Provider, Unavailable
+from benchmarks import backends
+from benchmarks.own import FORMS, Form, Watched
+from benchmarks.providers import BASELINES, baseline_provider
+from benchmarks.techniques import Converted, Techniques, assemble, prepare, require
+from benchmarks.work import Candidate, Provider, dtype_of
+from lpkernels.animate.animator import Animator
 from lpkernels.animate.motion import Motion, refine_motion, source_keypoints
 from lpkernels.animate.portrait import draw_portrait, driving_frames
 from lpkernels.animate.retarget import MotionOptions, drive
+from lpkernels.fused.convert import optimize
 from lpkernels.models.live_portrait import LivePortrait
 from lpkernels.models.pixels import resize_uint8, to_uint8
+from lpkernels.models.portrait_model import PortraitModel
 
 Call = Callable[..., Any]
 CLIP = 16  # driving frames that input sets are drawn from
@@ -107,31 +112,50 @@ def build(model: LivePortrait, techniques: Techniques, device: torch.device, who
     return Candidate(call, lambda: _first_reason(parts), lambda: _sum_extras(parts))
 
 
-def build_own(model: LivePortrait, precision: str, device: torch.device) -> Candidate:
-    """lpkernels' networks in one CUDA graph on a GPU."""
-    fused = {name: build_fused(module, precision) for name, module in modules(model).items()}
-    step = FrameStep(fused, scene=make_scene(model, Techniques(), device), image_size=model.config.image_size)
-    return Candidate(Graphed(step, device) if device.type == "cuda" else step)
+class AnimatorStep:
+    """``lpkernels.Animator`` as a program calls it: pictures on the device in and out, one or a batch at a time.
+
+    The clip's first picture comes before the first call, for relative motion to count from.
+    """
+
+    def __init__(self, model: PortraitModel[Any]) -> None:
+        size = model.config.image_size
+        self.animator = Animator(model, draw_portrait(size))
+        self._first: Tensor | None = torch.from_numpy(clip(size)[0]).to(model.device)
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        if self._first is not None:
+            self.animator.step_batch(self._first.expand(len(frames), -1, -1, -1))
+            self._first = None
+        return self.animator.step_batch(frames)
 
 
-def build_animator(model: LivePortrait, device: torch.device) -> Candidate:
-    """``lpkernels.Animator`` as users call it, under FP16 autocast on a GPU; one frame at a time."""
-    from lpkernels.animate.animator import Animator
+def build_animator(model: PortraitModel[Any], form: Form) -> Candidate:
+    """The animator of a model; each of ``another`` has a CUDA graph of its own and shares the model."""
+    seen: backends.Seen = {}
 
-    size = model.config.image_size
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    def another() -> Watched:
+        with form.setting():
+            return Watched(AnimatorStep(model), form, seen)
+
+    call = another()
+    return Candidate(call, extras=call.facts, another=another)
+
+
+def build_own(model: LivePortrait, form: Form, device: torch.device) -> Candidate:
+    """The optimized model's animator. Raises Unavailable where the form cannot run."""
+    form.require(device)
+    with form.setting():
+        optimized = optimize(model, form.precision)
+    return build_animator(optimized, form)
+
+
+def twin(model: LivePortrait, dtype: torch.dtype) -> LivePortrait:
+    """The same weights under another compute dtype."""
     with torch.device("meta"):
-        twin = LivePortrait(model.config, dtype=dtype)
-    twin.load_state_dict(model.state_dict(), assign=True)
-    animator = Animator(twin, draw_portrait(size))
-    animator.step(torch.from_numpy(clip(size)[0]).to(device))
-
-    def call(frames: Tensor) -> Tensor:
-        if frames.shape[0] != 1:
-            raise Unavailable("the animator takes one frame at a time")
-        return torch.as_tensor(animator.step(frames[0]))[None]
-
-    return Candidate(call)
+        other = LivePortrait(model.config, dtype=dtype)
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other
 
 
 def make_scene(model: LivePortrait, techniques: Techniques, device: torch.device) -> Scene:
@@ -151,21 +175,28 @@ def reference(model: LivePortrait, device: torch.device) -> Call:
     return build(model, Techniques(tf32=False), device).call
 
 
-def of_frame(model: LivePortrait, device: torch.device) -> list[Provider]:
-    """Every provider of the whole frame."""
+def of_frame(model: LivePortrait, device: torch.device, every_form: bool = True) -> list[Provider]:
+    """Every provider of the whole frame; without ``every_form`` not what other GPUs would run."""
 
     def baseline(techniques: Techniques, whole: bool = False) -> Callable[[], Candidate]:
         return lambda: build(model, techniques, device, whole)
 
-    def own(precision: str) -> Callable[[], Candidate]:
-        return lambda: build_own(model, precision, device)
+    def own(form: Form) -> Callable[[], Candidate]:
+        return lambda: build_own(model, form, device)
 
     found = [baseline_provider(name, device, baseline(techniques)) for name, techniques in BASELINES.items()]
     whole = BASELINES["compile-reduce-overhead"]
     found.append(Provider(f"compile-reduce-overhead{WHOLE}", whole.works_in(device), baseline(whole, whole=True)))
-    animator_precision = "fp16" if device.type == "cuda" else "fp32"
-    found.append(Provider("lpkernels-animator", animator_precision, lambda: build_animator(model, device)))
-    return found + [Provider(name, precision, own(precision)) for name, precision in FUSED.items()]
+    published = Form("fp16" if device.type == "cuda" else "fp32")  # the original's networks, under autocast
+    found.append(
+        Provider(
+            "lpkernels-animator",
+            published.precision,
+            lambda: build_animator(twin(model, dtype_of(published.precision)), published),
+        )
+    )
+    forms = {name: form for name, form in FORMS.items() if every_form or form.hopper}
+    return found + [Provider(name, form.works_in(device), own(form)) for name, form in forms.items()]
 
 
 def _part(module: nn.Module, techniques: Techniques, device: torch.device) -> Candidate:

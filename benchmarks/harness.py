@@ -70,8 +70,8 @@ class Harness:
             sets = self._input_sets(subject)
             with strict_fp32():
                 with count_flops() as counted:
-                    first = clone(subject.reference(*sets[0]))
-                truths = [first, clone(subject.reference(*sets[1]))]
+                    first = clone(subject.compared(subject.reference(*sets[0])))
+                truths = [first, clone(subject.compared(subject.reference(*sets[1])))]
             flops = counted() if subject.flops is None else subject.flops
             trials = [
                 _Trial(subject, provider, flops, self.selected(provider.name))
@@ -115,6 +115,7 @@ class _Trial:
         self.candidate: Candidate | None = None
         self.samples: list[float] = []
         self._sample: Sample | None = None
+        self._compared = subject.compared
         self.result = Measurement(
             level=subject.level,
             subject=subject.name,
@@ -149,7 +150,8 @@ class _Trial:
                 warmup.append((sampler.now() - start) * 1e3)
             self.result.peak_mb, self.result.steady_mb = memory.grown()
             # Two different inputs: a graph that replays stale ones would pass the first.
-            errors = [relative_error(clone(candidate.call(*sets[i])), truths[i]) for i in range(2)]
+            answers = (clone(self._compared(candidate.call(*sets[index]))) for index in range(2))
+            errors = [relative_error(answer, truth) for answer, truth in zip(answers, truths, strict=True)]
             self.result.relative_error = max(errors)
             if reason := candidate.fell_back():
                 self.stop("fell-back", reason)

@@ -1,13 +1,15 @@
-"""The networks of a frame with their real shapes: which module, which inputs, made how."""
+"""The networks of a frame with their real shapes: which module, which inputs, made how, and what of the answer counts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.keypoints import PublishedKeypoints, head_sizes
 from lpkernels.models.config import LivePortraitConfig
 from lpkernels.models.live_portrait import LivePortrait
 
@@ -40,13 +42,15 @@ class Random:
 
 @dataclass(frozen=True)
 class Network:
-    """One network: its letter in the paper, its module in a model, and its inputs for (config, batch, random)."""
+    """One network, by the name it has in a model, with its inputs for (config, batch, random).
 
-    letter: str
+    ``compared`` takes what the next step of a frame reads out of the network's answer.
+    """
+
     name: str
     module: Callable[[LivePortrait], nn.Module]
     inputs: Callable[[LivePortraitConfig, int, Random], tuple[Tensor, ...]]
-    per_frame: bool = True
+    compared: Callable[[Any], Any] = lambda answer: answer
 
 
 def feature_size(config: LivePortraitConfig) -> int:
@@ -78,14 +82,27 @@ def _features(width: int) -> Callable[[LivePortraitConfig, int, Random], tuple[T
     return lambda config, batch, random: (random.normal(batch, width, scale=0.3),)
 
 
+def random_heads(config: LivePortraitConfig, batch: int, random: Random) -> Tensor:
+    """Rows of the motion extractor's heads: values as of a face."""
+    spread = {"t": 0.1, "exp": 0.03, "scale": 0.1, "kp": 0.3}
+    parts = {name: random.normal(batch, size, scale=spread.get(name, 1.0)) for name, size in head_sizes(config).items()}
+    parts["scale"] += 1.3
+    return torch.cat(list(parts.values()), dim=1)
+
+
+def _keypoints(model: LivePortrait) -> PublishedKeypoints:
+    return PublishedKeypoints(model, random_heads(model.config, 2, Random(0, model.device)))
+
+
 NETWORKS = (
-    Network("M", "motion_extractor", lambda model: model.motion_extractor, _image),
-    Network("S", "stitching", lambda model: model.stitching_retargeting_module["stitching"], _features(126)),
-    Network("W", "warping_module", lambda model: model.warping_module, _warping),
-    Network("G", "spade_generator", lambda model: model.spade_generator, _decoder),
-    Network("F", "appearance_feature_extractor", lambda model: model.appearance_feature_extractor, _image, False),
-    Network("S", "retarget_eye", lambda model: model.stitching_retargeting_module["eye"], _features(66), False),
-    Network("S", "retarget_lip", lambda model: model.stitching_retargeting_module["lip"], _features(65), False),
+    Network("motion_extractor", lambda model: model.motion_extractor, _image),
+    Network("stitching", lambda model: model.stitching_retargeting_module["stitching"], _features(126)),
+    Network("warping_module", lambda model: model.warping_module, _warping, lambda answer: answer["out"]),
+    Network("spade_generator", lambda model: model.spade_generator, _decoder),
+    Network("keypoints", _keypoints, lambda config, batch, random: (random_heads(config, batch, random),)),
+    Network("appearance_feature_extractor", lambda model: model.appearance_feature_extractor, _image),
+    Network("retarget_eye", lambda model: model.stitching_retargeting_module["eye"], _features(66)),
+    Network("retarget_lip", lambda model: model.stitching_retargeting_module["lip"], _features(65)),
 )
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
+from benchmarks import own
 from benchmarks.techniques import Techniques, prepare
-from benchmarks.work import Candidate, Provider, Unavailable
+from benchmarks.work import Candidate, Provider
 
 BASELINES: dict[str, Techniques] = {
     "baseline-fp32": Techniques(),
@@ -29,9 +27,6 @@ YARDSTICKS = ("baseline-amp", "baseline-half", "baseline-bf16")
 # The same with other kernels: cuDNN's benchmarking may pick ones that err more from run to run.
 EAGER = ("baseline-half-channels-last", "graph-amp", "graph-half-channels-last")
 
-# A fused network is one entry here; lpkernels.fused.build(network, precision) makes it from the baseline network.
-FUSED: dict[str, str] = {"lpkernels-fp16": "fp16", "lpkernels-bf16": "bf16"}
-
 
 def of_network(module: nn.Module, device: torch.device) -> list[Provider]:
     """Every provider of one network whose FP32 baseline is ``module``."""
@@ -39,12 +34,16 @@ def of_network(module: nn.Module, device: torch.device) -> list[Provider]:
     def baseline(techniques: Techniques) -> Callable[[], Candidate]:
         return lambda: prepare(module, techniques, device)
 
-    def fused(precision: str) -> Callable[[], Candidate]:
-        return lambda: Candidate(build_fused(module, precision))
+    def fused(form: own.Form) -> Callable[[], Candidate]:
+        return lambda: own.of_network(module, form, device)
 
     return [
         *(baseline_provider(name, device, baseline(techniques)) for name, techniques in BASELINES.items()),
-        *(Provider(name, precision, fused(precision)) for name, precision in FUSED.items()),
+        *(
+            Provider(name, own.works_in(module, form, device), fused(form))
+            for name, form in own.FORMS.items()
+            if own.has_form(module, form)
+        ),
     ]
 
 
@@ -52,10 +51,3 @@ def baseline_provider(name: str, device: torch.device, build: Callable[[], Candi
     """The provider of a baseline by its name in ``BASELINES``."""
     precision = BASELINES[name].works_in(device)
     return Provider(name, precision, build, yardstick=name in YARDSTICKS, eager_pytorch=name in EAGER)
-
-
-def build_fused(module: nn.Module, precision: str) -> Any:
-    """lpkernels' fused form of a network. Raises Unavailable while there is none."""
-    if importlib.util.find_spec("lpkernels.fused") is None:
-        raise Unavailable("not built yet: lpkernels.fused")
-    return importlib.import_module("lpkernels.fused").build(module, precision)

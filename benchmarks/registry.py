@@ -21,13 +21,14 @@ LEVELS = {
     "streams": "concurrent 30 fps streams with p99 under 33 ms",
     "job": "files in, file out, stages in turn or overlapped",
     "claim": "the published claim, measured as it may have been",
+    "warm-up": "from import to the first fast frame, in a fresh process",
 }
 DEFAULT_BATCHES = (1, 2, 4, 8, 16)  # of the throughput level
 
 
 def measure(level: str) -> Callable[[Context], Iterator[list[Measurement]]]:
     """The level's ``measure``: yields the measurements of one subject after the other."""
-    module = importlib.import_module(f"benchmarks.levels.{level}")
+    module = importlib.import_module(f"benchmarks.levels.{level.replace('-', '_')}")
     function: Callable[[Context], Iterator[list[Measurement]]] = module.measure
     return function
 

@@ -20,6 +20,7 @@ from benchmarks.timing import capture
 from benchmarks.work import Candidate, Unavailable
 
 Call = Callable[..., Any]
+EMULATED = "PyTorch emulates half precision on the CPU: not a speed anyone would choose"
 WEIGHTS = {"half": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -60,7 +61,7 @@ def require(techniques: Techniques, device: torch.device) -> None:
     if device.type != "cuda" and techniques.compile:
         raise Unavailable(f"torch.compile mode {techniques.compile} is built on CUDA graphs: it needs a CUDA device")
     if device.type != "cuda" and techniques.precision != "fp32":
-        raise Unavailable("PyTorch emulates half precision on the CPU: not a speed anyone would choose")
+        raise Unavailable(EMULATED)
 
 
 def assemble(call: Call, techniques: Techniques, device: torch.device, alone: bool = True) -> Candidate:

@@ -25,6 +25,7 @@ class Candidate:
     call: Callable[..., Any]
     fell_back: Callable[[], str | None] = lambda: None  # asked after warm-up and after timing: the reason, or None
     extras: Callable[[], Mapping[str, Any]] = dict  # facts to keep in the record, read after timing
+    another: Callable[[], Callable[..., Any]] | None = None  # one more user of the same weights, with its own state
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Subject:
     ``elements`` counts values in the provider's precision that must be read or written once; ``fixed_bytes`` adds the
     tensors whose dtype no provider changes. ``flops`` (a multiply-add is two) is counted on the reference when None.
     ``frames`` is how many frames one call animates; ``floor`` a least tolerance, for results of few bits. A ``kernel``
-    is timed as a CUDA graph of many calls on rotating inputs; anything else one call at a time.
+    is timed as a CUDA graph of many calls on rotating inputs; anything else one call at a time. ``compared`` takes what
+    is held against the reference out of an answer, the reference's too.
     """
 
     level: str
@@ -66,6 +68,7 @@ class Subject:
     frames: int = 1
     kernel: bool = False
     floor: float = 0.0
+    compared: Callable[[Any], Any] = lambda answer: answer
 
     def bytes_in(self, precision: str) -> int:
         """The fewest bytes the work moves through memory at ``precision``."""

@@ -40,12 +40,16 @@ def measure(context: Context) -> Iterator[list[Measurement]]:
         yield [result]
 
 
-def fresh_process(config: str, device: str, provider: str) -> dict[str, Any]:
-    """What ``benchmarks.cold`` prints. Raises SubprocessError, ValueError."""
-    command = [sys.executable, "-m", "benchmarks.cold", config, device, provider]
+def fresh_process(*arguments: str, program: str = "benchmarks.cold", **environment: str) -> dict[str, Any]:
+    """What ``python -m program arguments`` prints as JSON in its last line. Raises SubprocessError, ValueError."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, env={**os.environ, "PYTHONPATH": path}, check=False
+        [sys.executable, "-m", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env={**os.environ, **environment, "PYTHONPATH": path},
+        check=False,
     )
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]

@@ -1,4 +1,8 @@
-"""The whole job: a picture and a clip in, a video out; decoding, animating and encoding in turn, or overlapped."""
+"""The whole job: a picture and a clip in, a video out; decoding, animating and encoding in turn, or overlapped.
+
+In turn, a frame is waited for before the next is decoded. Overlapped, decoding, the animator with its look-ahead, and
+encoding have a thread each. ``animator-*`` run the published networks, ``lpkernels-*`` the optimized ones.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.context import Context
+from benchmarks.frame import twin
+from benchmarks.own import FORMS
 from benchmarks.timing import Sampler, WallSampler
 from benchmarks.work import Candidate, Measurement, Provider, Subject, Unavailable
 from lpkernels.animate.animator import Animator
+from lpkernels.fused.convert import optimize
 from lpkernels.models.live_portrait import LivePortrait
+from lpkernels.models.portrait_model import PortraitModel
 
 FRAMES = {"cuda": 72, "cpu": 5}
+OWN = {"cuda": ("lpkernels-fp16", "lpkernels-bf16"), "cpu": ("lpkernels-fp32",)}
 CHECKED = 3  # frames whose error is measured, before the encoder sees them
 QUEUE = 8
 
@@ -36,12 +45,10 @@ def measure(context: Context) -> Iterator[list[Measurement]]:
     folder = context.folder or Path.cwd()
     frames = FRAMES[context.device.type]
     source, driving = write_sample(folder, frames=frames, size=2 * context.config.image_size)
-    models = {"fp32": context.model}
-    if context.device.type == "cuda":
-        models["fp16"] = twin(context.model, torch.float16)
+    ways = _ways(context.model, context.device)
 
-    def maker(precision: str, overlapped: bool) -> Callable[[], Candidate]:
-        return lambda: job(models[precision], source, driving, folder / "out.mp4", overlapped)
+    def maker(load: Callable[[], PortraitModel[Any]], overlapped: bool) -> Callable[[], Candidate]:
+        return lambda: job(load(), source, driving, folder / "out.mp4", overlapped)
 
     def first_frames() -> Tensor:
         return job(context.model, source, driving, folder / "reference.mp4", overlapped=False).call()
@@ -54,14 +61,13 @@ def measure(context: Context) -> Iterator[list[Measurement]]:
         reference=first_frames,
         providers=[
             Provider(
-                f"animator-{precision}-{'overlapped' if overlapped else 'in-turn'}",
-                "tf32" if precision == "fp32" and context.device.type == "cuda" else precision,
-                make,
-                yardstick=precision == "fp16",  # the animator runs the published networks under autocast
+                f"{name}-{'overlapped' if overlapped else 'in-turn'}",
+                precision,
+                maker(load, overlapped),
+                yardstick=name == "animator-fp16",  # the published networks under autocast
             )
-            for precision in models
+            for name, (precision, load) in ways.items()
             for overlapped in (False, True)
-            for make in (maker(precision, overlapped),)
         ],
         flops=0,
         frames=frames,
@@ -75,15 +81,24 @@ def _wall(device: torch.device, kernel: bool) -> Sampler:
     return WallSampler()
 
 
-def twin(model: LivePortrait, dtype: torch.dtype) -> LivePortrait:
-    """The same weights under another compute dtype."""
-    with torch.device("meta"):
-        other = LivePortrait(model.config, dtype=dtype)
-    other.load_state_dict(model.state_dict(), assign=True)
-    return other
+def _ways(model: LivePortrait, device: torch.device) -> dict[str, tuple[str, Callable[[], PortraitModel[Any]]]]:
+    """Provider's name -> its precision and how its model is made."""
+
+    def optimized(precision: str) -> Callable[[], PortraitModel[Any]]:
+        return lambda: optimize(model, precision)
+
+    on_gpu = device.type == "cuda"
+    ways: dict[str, tuple[str, Callable[[], PortraitModel[Any]]]] = {
+        "animator-fp32": ("tf32" if on_gpu else "fp32", lambda: model)
+    }
+    if on_gpu:
+        ways["animator-fp16"] = "fp16", lambda: twin(model, torch.float16)
+    return ways | {
+        name: (FORMS[name].works_in(device), optimized(FORMS[name].precision)) for name in OWN[device.type]
+    }
 
 
-def job(model: LivePortrait, source: Path, driving: Path, output: Path, overlapped: bool) -> Candidate:
+def job(model: PortraitModel[Any], source: Path, driving: Path, output: Path, overlapped: bool) -> Candidate:
     """One job as a call without arguments; it returns its first frames as float, to be checked."""
     spent: dict[str, float] = {}
 
@@ -96,7 +111,8 @@ def job(model: LivePortrait, source: Path, driving: Path, output: Path, overlapp
         with VideoReader(driving) as reader, VideoWriter(output, reader.fps, size, audio_from=driving) as writer:
             animator = Animator(model, source)
             frames = _timed(reader, "decode", spent)
-            animated = _timed(animator.run(_ahead(frames) if overlapped else frames), "animate", spent)
+            run = animator.run(_ahead(frames)) if overlapped else animator.run(frames, ahead=0)
+            animated = _timed(run, "animate", spent)
             for frame in _ahead(animated) if overlapped else animated:
                 if len(checked) < CHECKED:
                     checked.append(torch.from_numpy(frame).float())

@@ -21,14 +21,17 @@ def measure(context: Context) -> Iterator[list[Measurement]]:
 
 
 def subject(network: Network, context: Context, batch: int = 1) -> Subject:
-    """A network on its real shapes; bytes are weights, inputs and outputs once, FLOPs are counted on the baseline."""
+    """A network on its real shapes; bytes are weights, inputs and what is compared of the answer, once each.
+
+    FLOPs are counted on the baseline.
+    """
     module = network.module(context.model)
 
     def inputs(seed: int) -> tuple[Tensor, ...]:
         return network.inputs(context.config, batch, Random(seed, context.device))
 
     example = inputs(0)
-    moved = sum(tensor.numel() for tensor in [*example, *tensors(module(*example))])
+    moved = sum(tensor.numel() for tensor in [*example, *tensors(network.compared(module(*example)))])
     return Subject(
         level="networks",
         name=network.name,
@@ -38,4 +41,5 @@ def subject(network: Network, context: Context, batch: int = 1) -> Subject:
         reference=module,
         providers=providers.of_network(module, context.device),
         elements=parameters(module) + moved,
+        compared=network.compared,
     )

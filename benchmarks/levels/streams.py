@@ -1,4 +1,7 @@
-"""How many live streams one GPU holds: each offers a frame every 1/30 s, and p99 of the delay stays under 33 ms."""
+"""How many live streams one GPU holds: each offers a frame every 1/30 s, and p99 of the delay stays under 33 ms.
+
+One thread serves them, first come, first served. Of lpkernels each stream has its own animator; they share one model.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ class Clock:
 
 def measure(context: Context) -> Iterator[list[Measurement]]:
     """Measure the frame as the frame level does, then find the number of streams of every provider that is right."""
-    providers = [_with_streams(provider, context) for provider in frame.of_frame(context.model, context.device)]
+    offered = frame.of_frame(context.model, context.device, every_form=False)
+    providers = [_with_streams(provider, context) for provider in offered]
     yield context.harness_with(seconds=0.5).measure(subject(context, providers, level="streams"))
 
 
@@ -42,39 +46,60 @@ def _with_streams(provider: Provider, context: Context) -> Provider:
 
     def build() -> Candidate:
         candidate = provider.build()
+        calls = [candidate.call]
 
-        def step() -> None:
-            candidate.call(*inputs)
+        def make_ready(streams: int) -> None:
+            while candidate.another is not None and len(calls) < streams:
+                call = candidate.another()
+                call(*inputs)
+                calls.append(call)
+
+        def step(stream: int) -> None:
+            calls[stream % len(calls)](*inputs)
             if context.device.type == "cuda":
                 torch.cuda.synchronize(context.device)
 
         def extras() -> dict[str, Any]:
             context.progress(f"streams: {provider.name}")
             with torch.no_grad():
-                streams, delay = hold(step, TRIAL_SECONDS[context.device.type])
+                streams, delay = hold(step, TRIAL_SECONDS[context.device.type], make_ready=make_ready)
             return {**candidate.extras(), "streams": streams, "p99_delay_ms": delay}
 
-        return Candidate(candidate.call, candidate.fell_back, extras)
+        return dataclasses.replace(candidate, extras=extras)
 
     return dataclasses.replace(provider, build=build)
 
 
-def hold(step: Callable[[], None], seconds: float, clock: Clock | None = None) -> tuple[int, float]:
+def hold(
+    step: Callable[[int], None],
+    seconds: float,
+    clock: Clock | None = None,
+    make_ready: Callable[[int], None] = lambda streams: None,
+) -> tuple[int, float]:
     """The largest number of streams whose p99 delay stays under the limit, and that delay in ms.
 
     Zero streams, with the delay of a single one, if even that is too much. More streams than the bare step has time
-    for are not tried.
+    for are not tried; those that ``make_ready`` finds no GPU memory for are not held.
+
+    Args:
+        step: serve a frame of the stream of that index.
+        make_ready: called with a number of streams before their trial.
     """
     clock = clock or Clock()
     services = []
     for _ in range(5):
         start = clock.now()
-        step()
+        step(0)
         services.append(clock.now() - start)
     low, high = 1, max(1, int(1.05 / (FPS * max(min(services), 1e-6))))
     best, best_delay, single = 0, float("nan"), float("nan")
     while low <= high:
         streams = high if best == 0 and high <= 4 else (low + high + 1) // 2
+        try:
+            make_ready(streams)
+        except torch.OutOfMemoryError:
+            high = streams - 1
+            continue
         delay = quantile(delays(step, streams, seconds, clock), 0.99) * 1e3
         if delay < LIMIT_MS:
             best, best_delay, low = streams, delay, streams + 1
@@ -83,7 +108,7 @@ def hold(step: Callable[[], None], seconds: float, clock: Clock | None = None) -
     return (best, best_delay) if best else (0, single)
 
 
-def delays(step: Callable[[], None], streams: int, seconds: float, clock: Clock) -> list[float]:
+def delays(step: Callable[[int], None], streams: int, seconds: float, clock: Clock) -> list[float]:
     """Seconds from each frame's arrival to its result, served first come, first served, in real time.
 
     The streams start evenly spread over one period.
@@ -98,6 +123,6 @@ def delays(step: Callable[[], None], streams: int, seconds: float, clock: Clock)
             return results
         if (wait := arrival - clock.now()) > 0:
             clock.sleep(wait)
-        step()
+        step(stream)
         results.append(clock.now() - arrival)
         heapq.heappush(arrivals, (arrival + 1 / FPS, stream))

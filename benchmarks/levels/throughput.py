@@ -9,12 +9,10 @@ from benchmarks.context import Context
 from benchmarks.levels.frame import subject
 from benchmarks.work import Measurement
 
-NOT_BATCHED = ("lpkernels-animator",)
-
 
 def measure(context: Context) -> Iterator[list[Measurement]]:
     """Measure the frame at each batch; a measurement's time is that of the whole batch."""
     default = registry.DEFAULT_BATCHES if context.device.type == "cuda" else registry.DEFAULT_BATCHES[:2]
     for batch in context.options.batches or default:
-        providers = [one for one in frame.of_frame(context.model, context.device) if one.name not in NOT_BATCHED]
+        providers = frame.of_frame(context.model, context.device, every_form=False)
         yield context.harness.measure(subject(context, providers, batch, level="throughput"))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.compiled import compile_watched
 from benchmarks.harness import strict_fp32
-from benchmarks.techniques import Techniques
+from benchmarks.techniques import EMULATED, Techniques
 from benchmarks.work import Candidate, Provider, Unavailable, dtype_of
 from lpkernels import ops
 
@@ -68,7 +68,7 @@ def op_providers(name: str, cast: tuple[int, ...], device: torch.device) -> list
 
 def _not_emulated(precision: str, device: torch.device) -> None:
     if device.type != "cuda" and precision != "fp32":
-        raise Unavailable("PyTorch emulates half precision on the CPU: no one would choose it for speed")
+        raise Unavailable(EMULATED)
 
 
 def _with_backend(function: Function, backend: str) -> Function:

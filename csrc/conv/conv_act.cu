@@ -38,8 +38,8 @@ struct ConvAct {
   template <int Width>
   __device__ static void apply(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at,
                                int output, float (&v)[Width]) {
-    const int64_t plane = int64_t{block.b} * shape.depth + at.d;
-    const int64_t pixel = (plane * shape.height + at.h) * shape.width + at.w;
+    const Pixel y = pixel_of_y(shape, block, at);
+    const int64_t pixel = index_in_y(shape, block, y);
     float bias[Width];
     load_vector(params.bias + output, bias);
     CUTLASS_PRAGMA_UNROLL
@@ -47,9 +47,10 @@ struct ConvAct {
       v[i] += bias[i];
     }
     if (params.residual != nullptr) {
-      const int shift = params.residual_shift;
-      const int64_t source =
-          (plane * (shape.height >> shift) + (at.h >> shift)) * (shape.width >> shift) + (at.w >> shift);
+      const int shift = params.residual_shift, stride = shape.stride_of_y();
+      const int64_t plane = int64_t{block.b} * shape.depth + y.d;
+      const int64_t row = plane * (shape.height * stride >> shift) + (y.h >> shift);
+      const int64_t source = row * (shape.width * stride >> shift) + (y.w >> shift);
       float residual[Width];
       load_vector(params.residual + source * params.residual_stride + output, residual);
       CUTLASS_PRAGMA_UNROLL
@@ -101,12 +102,12 @@ double busy(int64_t blocks) {
 // A block as narrow as the outputs wastes no product; of the others the wide one reads x half as often, where its fewer
 // blocks keep the chip as busy.
 Kernel choose(const ConvShape& shape) {
-  const int64_t pixels = int64_t{shape.batch} * shape.depth * shape.height * shape.width;
+  const int64_t pixels = int64_t{shape.batch} * shape.depth * shape.height * shape.width * shape.phases();
   if (shape.outputs == 144) {
     return Kernel::kHourglass;
   }
   if (shape.outputs <= 64 && pixels >= 256 * 132) {
-    return shape.taps_h == 3 ? Kernel::kNarrowHalo : Kernel::kNarrow;
+    return shape.taps_h == 3 && shape.grid == Grid::kSame ? Kernel::kNarrowHalo : Kernel::kNarrow;
   }
   const int64_t square_blocks = (pixels + 127) / 128 * ceil_div(shape.outputs, 128);
   const bool wide = shape.outputs % 256 == 0 && busy(square_blocks / 2) > 0.95 * busy(square_blocks);
@@ -151,12 +152,13 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
                    const std::optional<Tensor>& residual_tensor, const std::optional<Tensor>& gain,
                    const Tensor& out_tensor, const std::optional<Tensor>& stats) {
   const Activation x = activation("conv_act", "x", x_tensor), out = activation("conv_act", "out", out_tensor);
-  ConvShape shape = conv_shape("conv_act", x, weight, /*scale=*/1);
-  STD_TORCH_CHECK(out.same_grid(x) && out.channels == shape.outputs &&
+  ConvShape shape = conv_shape("conv_act", x, weight, out.height == x.height ? Grid::kSame : Grid::kFromClasses);
+  STD_TORCH_CHECK(out.written_by(shape) && out.channels == shape.outputs &&
                       (shape.outputs % 32 == 0 || (shape.outputs == 144 && shape.channels == 144)),
-                  "conv_act: out must have the pixels of x and the outputs of weight, a multiple of 32 (or 144 of 144 "
-                  "channels); got ",
+                  "conv_act: out must have the pixels of x (4 for 3 of a grid of classes) and the outputs of weight, a "
+                  "multiple of 32 (or 144 of 144 channels); got ",
                   shape_string(out_tensor));
+  STD_TORCH_CHECK(!stats || shape.grid == Grid::kSame, "conv_act: no stats of what is made from classes");
   check_floats("conv_act", "bias", bias, {shape.outputs});
   ConvAct::Params params{.bias = static_cast<const float*>(bias.data_ptr()),
                          .residual = nullptr,
@@ -184,7 +186,7 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
   const Kernel kernel = choose(shape);
   set_tile(kernel, shape);
   if (!stats) {
-    shape.split = kernel == Kernel::kSquare ? split_for(tiles(shape) * ceil_div(shape.outputs, 128), shape) : 1;
+    shape.split = kernel == Kernel::kSquare ? split_for(blocks(shape, Square::BlockN), shape) : 1;
     launch(kernel, x, weight, shape, params, stream);
     return check_launch("conv_act");
   }

@@ -139,7 +139,7 @@ void launch_narrow(const Activation& x, const Tensor& weight, ConvShape shape, c
 
 void conv_pool_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& bias, const Tensor& out_tensor) {
   const Activation x = activation("conv_pool", "x", x_tensor), out = activation("conv_pool", "out", out_tensor);
-  const ConvShape shape = conv_shape("conv_pool", x, weight, /*scale=*/1);
+  const ConvShape shape = conv_shape("conv_pool", x, weight, Grid::kSame);
   STD_TORCH_CHECK(x_tensor.dim() == 5 && x.height % 2 == 0 && x.width % 2 == 0 && out.batch == x.batch &&
                       out.depth == x.depth && 2 * out.height == x.height && 2 * out.width == x.width &&
                       out.channels == shape.outputs && shape.outputs % 32 == 0,

@@ -4,6 +4,8 @@
 //   y[s h + r, s w + q] = act(bias + sum over 2 x 2 taps of x[h + first(r) + i, w + first(q) + j] weight[phase(r, q),
 //   i, j])
 //
+// With scale 4 y may be stored as its classes (hopper/conv_shape.h): each phase once, at y[3 h + phase, 3 w + phase].
+//
 // Layouts: x and y channels-last, y perhaps a slice of a wider buffer; weight (phases, O, [3,] 2, 2, C). A block owns
 // BlockM small pixels and BlockN outputs of one phase; with scale 4 the middle phase answers for two rows or columns.
 // Bound by the tensor cores; the smallest maps by reading the weight, which is why a cluster shares their sums.
@@ -39,12 +41,11 @@ struct Upsample {
     for (int i = 0; i < Width; ++i) {
       v[i] = leaky_relu(v[i] + bias[i], params.negative_slope);
     }
-    const Residues rows = residues(shape.scale, block.phase_h), columns = residues(shape.scale, block.phase_w);
-    const int64_t plane = (int64_t{block.b} * shape.depth + at.d) * shape.height * shape.scale;
-    for (int r = rows.first; r < rows.first + rows.count; ++r) {
-      for (int q = columns.first; q < columns.first + columns.count; ++q) {
-        const int64_t row = plane + at.h * shape.scale + r;
-        const int64_t pixel = row * shape.width * shape.scale + at.w * shape.scale + q;
+    const Pixel first = pixel_of_y(shape, block, at);
+    const int rows = residues(shape, block.phase_h).count, columns = residues(shape, block.phase_w).count;
+    for (int r = 0; r < rows; ++r) {
+      for (int q = 0; q < columns; ++q) {
+        const int64_t pixel = index_in_y(shape, block, {at.d, first.h + r, first.w + q});
         store_vector(params.out + pixel * params.out_stride + output, v);
       }
     }
@@ -70,14 +71,15 @@ void launch(const Activation& x, const Tensor& weight, ConvShape shape, const Up
 void upsample_conv_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& bias, double negative_slope,
                         const Tensor& out_tensor) {
   const Activation x = activation("upsample_conv", "x", x_tensor), out = activation("upsample_conv", "out", out_tensor);
-  const int scale = out.height == 4 * x.height ? 4 : 2;
-  const ConvShape shape = conv_shape("upsample_conv", x, weight, scale);
-  STD_TORCH_CHECK(
-      out_tensor.dim() == x_tensor.dim() && out.batch == x.batch && out.depth == x.depth &&
-          out.height == scale * x.height && out.width == scale * x.width && out.channels == shape.outputs &&
-          shape.outputs % 32 == 0,
-      "upsample_conv: out must be x enlarged 2 or 4 times with the weight's outputs, a multiple of 32; got ",
-      shape_string(out_tensor), " and ", shape_string(x_tensor));
+  const Grid grid = out.height == 2 * x.height   ? Grid::kEnlarged2
+                    : out.height == 3 * x.height ? Grid::kToClasses
+                                                 : Grid::kEnlarged4;
+  const ConvShape shape = conv_shape("upsample_conv", x, weight, grid);
+  STD_TORCH_CHECK(out_tensor.dim() == x_tensor.dim() && out.written_by(shape) && out.channels == shape.outputs &&
+                      shape.outputs % 32 == 0,
+                  "upsample_conv: out must be x enlarged 2 or 4 times, or its classes, with the weight's outputs, a "
+                  "multiple of 32; got ",
+                  shape_string(out_tensor), " and ", shape_string(x_tensor));
   check_floats("upsample_conv", "bias", bias, {shape.outputs});
   const Upsample::Params params{static_cast<const float*>(bias.data_ptr()), static_cast<__half*>(out.data),
                                 out.pixel_stride, static_cast<float>(negative_slope)};

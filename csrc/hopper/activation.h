@@ -15,6 +15,12 @@ struct Activation {
   bool same_grid(const Activation& other) const {
     return batch == other.batch && depth == other.depth && height == other.height && width == other.width;
   }
+  // Whether this has the pixels that a convolution of `shape` writes.
+  bool written_by(const ConvShape& shape) const {
+    const int stride = shape.stride_of_y();
+    return batch == shape.batch && depth == shape.depth && height == shape.height * stride &&
+           width == shape.width * stride;
+  }
 };
 
 // Raises where `tensor` is none; vectors of `alignment` elements must be aligned at every pixel.
@@ -42,8 +48,9 @@ inline Activation activation(const char* op, const char* name, const Tensor& ten
   return {tensor.data_ptr(), p, size(0), static_cast<int>(d), size(dims - 3), size(dims - 2), size(dims - 1)};
 }
 
-// The convolution of `x` with a contiguous weight (phases * outputs, [3,] taps, taps, C) of odd taps, or 2 of a scale.
-inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& weight, int scale) {
+// The convolution of `x` with a contiguous weight (phases * outputs, [3,] taps, taps, C), its taps as `grid` needs
+// them.
+inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& weight, Grid grid) {
   const int64_t dims = weight.dim();
   STD_TORCH_CHECK(dims == 4 || dims == 5, op, ": weight must have shape (O, taps..., C), got ", shape_string(weight));
   STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Half && weight.is_cuda() && weight.is_contiguous() &&
@@ -62,10 +69,17 @@ inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& w
                   .taps_d = dims == 5 ? size(1) : 1,
                   .taps_h = size(dims - 3),
                   .taps_w = size(dims - 2),
-                  .scale = scale};
+                  .grid = grid};
+  const int stride = shape.stride_of_x();
+  STD_TORCH_CHECK(x.height % stride == 0 && x.width % stride == 0, op, ": ", x.height, "x", x.width,
+                  " is no grid of classes, 3 by 3 for each pixel");
+  shape.height /= stride;
+  shape.width /= stride;
   const bool odd = shape.taps_h % 2 == 1 && shape.taps_w % 2 == 1;
-  STD_TORCH_CHECK(shape.taps_d % 2 == 1 && (scale == 1 ? odd : shape.taps_h == 2 && shape.taps_w == 2), op,
-                  ": weight has the wrong number of taps: ", shape_string(weight));
+  const int needed = grid == Grid::kFromClasses ? 3 : 2;
+  STD_TORCH_CHECK(
+      shape.taps_d % 2 == 1 && (grid == Grid::kSame ? odd : shape.taps_h == needed && shape.taps_w == needed), op,
+      ": weight has the wrong number of taps: ", shape_string(weight));
   STD_TORCH_CHECK(weight.size(0) % shape.phases() == 0, op, ": weight must have its outputs for each of ",
                   shape.phases(), " phases, got ", shape_string(weight));
   shape.outputs = size(0) / shape.phases();
@@ -75,7 +89,7 @@ inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& w
 // How many blocks should share a tile's sum so that `blocks` of them fill the chip, each with enough left to add up.
 inline int split_for(int blocks, const ConvShape& shape) {
   constexpr int kMultiprocessors = 132, kFewestSteps = 8, kLargestCluster = 8;
-  const int steps = shape.taps_d * shape.taps_h * shape.taps_w * shape.boxes();
+  const int steps = steps_of(shape, shape.axis_phases() / 2, shape.axis_phases() / 2);  // of the phase with the fewest
   int split = 1;
   while (2 * split <= kLargestCluster && blocks * split * 2 <= kMultiprocessors &&
          steps / (2 * split) >= kFewestSteps) {

@@ -82,10 +82,10 @@ __device__ void load_box(const ConvMaps& maps, const ConvShape& shape, ConvStora
   constexpr uint64_t kEvictNormal = 0x1000000000000000;
   constexpr int kBytes = (Config::BlockM + Config::BlockN) * Config::BlockK * sizeof(typename Config::Element);
   uint64_t& full = storage.full[cursor.stage];
-  const int c0 = k.box * Config::BlockK;
+  const auto from = pixel_origin(shape, block, k);
   reinterpret_cast<FullBarrier&>(full).arrive_and_expect_tx(kBytes);
-  cute::SM90_TMA_LOAD_5D::copy(&maps.x, &full, kEvictNormal, storage.x[cursor.stage], c0, block.w + k.dw,
-                               block.h + k.dh, block.d + k.dd, block.b);
+  cute::SM90_TMA_LOAD_5D::copy(&maps.x, &full, kEvictNormal, storage.x[cursor.stage], from[0], from[1], from[2],
+                               from[3], from[4]);
   // Beyond C the box reads the next tap's weights; x is zero there.
   const auto at = weight_origin(shape, block, k);
   cute::SM90_TMA_LOAD_5D::copy(&maps.weight, &full, kEvictNormal, storage.weight[cursor.stage], at[0], at[1], at[2],

@@ -20,20 +20,40 @@ LPKERNELS_DEVICE_INLINE int ceil_div(int a, int b) {
   return (a + b - 1) / b;
 }
 
+// Where h and w of y come from. An image enlarged 4 times and convolved with 3x3 taps takes 3 values per small pixel
+// and axis: for the first, the two inner and the last of its 4 rows. On this grid of classes, 3 by 3 for each small
+// pixel, it is stored (kToClasses); a convolution of the enlarged image reads them (kFromClasses) with 10 taps for 4
+// rows, not 12.
+enum class Grid {
+  kSame,         // y has the pixels of x
+  kEnlarged2,    // x enlarged 2 times, then convolved: 2 phases an axis, of 2 taps on the small grid
+  kEnlarged4,    // 4 times: 3 phases, of 2, 1 and 2 taps; the second answers for two rows
+  kToClasses,    // the same, each phase stored once
+  kFromClasses,  // x on the grid of classes, y enlarged 4 times: 4 phases, of 3, 2, 2 and 3 taps
+};
+
 struct ConvShape {
-  int batch, depth, height, width, channels;  // of x; the tiles cover this grid
-  int outputs;                                // of one phase
-  int taps_d, taps_h, taps_w;                 // odd, centred; with a scale 2 in h and w
-  int scale = 1;                              // nearest upsampling of h and w before the conv: 1, 2 or 4
-  int split = 1;                              // blocks that share one tile's sum, a cluster
-  int group = 32;                             // rows of the weight that are permuted among themselves
-  bool permuted = false;                      // so that a thread's accumulators are neighbouring outputs
-  int tile_d = 1, tile_h = 1, tile_w = 0;     // powers of two; tile_w 0: chosen at launch
-  int log_h = 0, log_w = 0;                   // set at launch, like the tiles
+  int batch, depth, height, width;  // the tiles cover this grid: that of x, or its small pixels
+  int channels;                     // of x
+  int outputs;                      // of one phase
+  int taps_d, taps_h, taps_w;       // of the weight: odd and centred; 2 in h and w if x is enlarged, 3 from classes
+  Grid grid = Grid::kSame;
+  int split = 1;                           // blocks that share one tile's sum, a cluster
+  int group = 32;                          // rows of the weight that are permuted among themselves
+  bool permuted = false;                   // so that a thread's accumulators are neighbouring outputs
+  int tile_d = 1, tile_h = 1, tile_w = 0;  // powers of two; tile_w 0: chosen at launch
+  int log_h = 0, log_w = 0;                // set at launch, like the tiles
   int tiles_d = 0, tiles_h = 0, tiles_w = 0;
 
-  LPKERNELS_DEVICE_INLINE int axis_phases() const { return scale == 1 ? 1 : scale == 2 ? 2 : 3; }
+  LPKERNELS_DEVICE_INLINE int axis_phases() const {
+    return grid == Grid::kSame ? 1 : grid == Grid::kEnlarged2 ? 2 : grid == Grid::kFromClasses ? 4 : 3;
+  }
   LPKERNELS_DEVICE_INLINE int phases() const { return axis_phases() * axis_phases(); }
+  // Rows of x, and of y, for one row of the tiles' grid.
+  LPKERNELS_DEVICE_INLINE int stride_of_x() const { return grid == Grid::kFromClasses ? 3 : 1; }
+  LPKERNELS_DEVICE_INLINE int stride_of_y() const {
+    return grid == Grid::kSame ? 1 : grid == Grid::kEnlarged2 ? 2 : grid == Grid::kToClasses ? 3 : 4;
+  }
   LPKERNELS_DEVICE_INLINE int boxes() const { return ceil_div(channels, kBoxChannels); }
 };
 
@@ -73,13 +93,33 @@ struct ConvBlock {
   int k_begin, k_end;
 };
 
-// Position in the sum: tap, its offset in pixels, and the box of 64 channels.
-struct KStep {
-  int tap, box, dd, dh, dw;
+// The taps of an axis in a phase: `count` of them from x's row stride_of_x * i + `first` on, `stored` the weight's
+// first.
+struct AxisTaps {
+  int first, stored, count;
 };
 
-LPKERNELS_DEVICE_INLINE int first_tap(const ConvShape& shape, int taps, int phase) {
-  return shape.scale == 1 ? -(taps / 2) : phase == shape.axis_phases() - 1 ? 0 : -1;
+LPKERNELS_DEVICE_INLINE AxisTaps axis_taps(const ConvShape& shape, int taps, int phase) {
+  switch (shape.grid) {
+    case Grid::kSame:
+      return {-(taps / 2), 0, taps};
+    case Grid::kEnlarged2:
+      return {phase - 1, 0, 2};
+    case Grid::kFromClasses:
+      return {phase == 3 ? 1 : phase - 1, 0, phase % 3 == 0 ? 3 : 2};
+    default:
+      return phase == 0 ? AxisTaps{-1, 0, 2} : phase == 1 ? AxisTaps{0, 1, 1} : AxisTaps{0, 0, 2};
+  }
+}
+
+// Position in the sum: the taps' numbers within the phase, the box of 64 channels.
+struct KStep {
+  int box, d, h, w;
+};
+
+LPKERNELS_DEVICE_INLINE int steps_of(const ConvShape& shape, int phase_h, int phase_w) {
+  return shape.taps_d * axis_taps(shape, shape.taps_h, phase_h).count * axis_taps(shape, shape.taps_w, phase_w).count *
+         shape.boxes();
 }
 
 LPKERNELS_DEVICE_INLINE ConvBlock block_at(const ConvShape& shape, int n, int tile, int phase, int part) {
@@ -93,24 +133,17 @@ LPKERNELS_DEVICE_INLINE ConvBlock block_at(const ConvShape& shape, int n, int ti
   block.weight_row = phase * shape.outputs + n;
   block.phase_h = phase / shape.axis_phases();
   block.phase_w = phase % shape.axis_phases();
-  const int steps = shape.taps_d * shape.taps_h * shape.taps_w * shape.boxes();
+  const int steps = steps_of(shape, block.phase_h, block.phase_w);
   block.k_begin = steps * part / shape.split;
   block.k_end = steps * (part + 1) / shape.split;
   return block;
 }
 
-LPKERNELS_DEVICE_INLINE KStep step_at(const ConvShape& shape, const ConvBlock& block, int step) {
-  KStep k;
-  k.box = step % shape.boxes();
-  k.tap = step / shape.boxes();
-  k.dw = k.tap % shape.taps_w + first_tap(shape, shape.taps_w, block.phase_w);
-  k.dh = k.tap / shape.taps_w % shape.taps_h + first_tap(shape, shape.taps_h, block.phase_h);
-  k.dd = k.tap / (shape.taps_w * shape.taps_h) - shape.taps_d / 2;
-  return k;
-}
-
 LPKERNELS_DEVICE_INLINE KStep first_step(const ConvShape& shape, const ConvBlock& block) {
-  return step_at(shape, block, block.k_begin);
+  const int across = axis_taps(shape, shape.taps_w, block.phase_w).count;
+  const int down = axis_taps(shape, shape.taps_h, block.phase_h).count;
+  const int tap = block.k_begin / shape.boxes();
+  return {block.k_begin % shape.boxes(), tap / (across * down), tap / across % down, tap % across};
 }
 
 // The next 64 channels, else the next tap in the order w, h, d.
@@ -119,27 +152,36 @@ LPKERNELS_DEVICE_INLINE void next_step(const ConvShape& shape, const ConvBlock& 
     return;
   }
   k.box = 0;
-  ++k.tap;
-  const int first_w = first_tap(shape, shape.taps_w, block.phase_w);
-  if (++k.dw < first_w + shape.taps_w) {
+  if (++k.w < axis_taps(shape, shape.taps_w, block.phase_w).count) {
     return;
   }
-  k.dw = first_w;
-  const int first_h = first_tap(shape, shape.taps_h, block.phase_h);
-  if (++k.dh < first_h + shape.taps_h) {
+  k.w = 0;
+  if (++k.h < axis_taps(shape, shape.taps_h, block.phase_h).count) {
     return;
   }
-  k.dh = first_h;
-  ++k.dd;
+  k.h = 0;
+  ++k.d;
 }
 
-// The large rows (or columns) of a small one that a phase answers for: `count` of them from `first` on.
+// Where the box of a step begins in x: channel, w, h, d, b.
+LPKERNELS_DEVICE_INLINE std::array<int, 5> pixel_origin(const ConvShape& shape, const ConvBlock& block,
+                                                        const KStep& k) {
+  const int stride = shape.stride_of_x();
+  return {k.box * kBoxChannels, block.w * stride + axis_taps(shape, shape.taps_w, block.phase_w).first + k.w,
+          block.h * stride + axis_taps(shape, shape.taps_h, block.phase_h).first + k.h,
+          block.d + k.d - shape.taps_d / 2, block.b};
+}
+
+// The rows (or columns) of y that a phase answers for, counted from stride_of_y * i: `count` of them from `first` on.
 struct Residues {
   int first, count;
 };
 
-LPKERNELS_DEVICE_INLINE Residues residues(int scale, int phase) {
-  return scale == 2 ? Residues{phase, 1} : phase == 0 ? Residues{0, 1} : phase == 1 ? Residues{1, 2} : Residues{3, 1};
+LPKERNELS_DEVICE_INLINE Residues residues(const ConvShape& shape, int phase) {
+  if (shape.grid == Grid::kEnlarged4) {
+    return phase == 0 ? Residues{0, 1} : phase == 1 ? Residues{1, 2} : Residues{3, 1};
+  }
+  return {phase, 1};
 }
 
 // Row m of a block's tile as a pixel of x's grid; it may lie beyond the image.
@@ -156,20 +198,38 @@ LPKERNELS_DEVICE_INLINE bool inside(const ConvShape& shape, const Pixel& at) {
   return at.d < shape.depth && at.h < shape.height && at.w < shape.width;
 }
 
-// A box of a tensor in elements, innermost dimension first; the innermost stride is one.
+// The pixel of y that a pixel of the tiles' grid stands for in the block's phase (the first, where it is several).
+LPKERNELS_DEVICE_INLINE Pixel pixel_of_y(const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
+  const int stride = shape.stride_of_y();
+  return {at.d, at.h * stride + residues(shape, block.phase_h).first,
+          at.w * stride + residues(shape, block.phase_w).first};
+}
+
+// Its number in y, whose pixels lie next to each other.
+LPKERNELS_DEVICE_INLINE int64_t index_in_y(const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
+  const int stride = shape.stride_of_y();
+  const int64_t plane = int64_t{block.b} * shape.depth + at.d;
+  return (plane * shape.height * stride + at.h) * shape.width * stride + at.w;
+}
+
+// A box of a tensor in elements, innermost dimension first; the innermost stride is one. Of `box` elements along a
+// dimension every `every`-th is taken.
 struct TensorBox {
   std::array<uint64_t, 5> sizes;
   std::array<uint64_t, 4> strides;
   std::array<uint32_t, 5> box;
+  std::array<uint32_t, 5> every = {1, 1, 1, 1, 1};
 };
 
 // The tile's pixels, 64 channels of each.
 inline TensorBox pixel_box(int64_t pixel_stride, const ConvShape& shape) {
-  const uint64_t p = pixel_stride, w = shape.width, h = shape.height, d = shape.depth;
-  const auto size = [](int value) { return static_cast<uint32_t>(value); };
+  const uint64_t every = shape.stride_of_x(), p = pixel_stride;
+  const uint64_t w = shape.width * every, h = shape.height * every, d = shape.depth;
+  const auto size = [](uint64_t value) { return static_cast<uint32_t>(value); };
   return {{static_cast<uint64_t>(shape.channels), w, h, d, static_cast<uint64_t>(shape.batch)},
           {p, p * w, p * w * h, p * w * h * d},
-          {kBoxChannels, size(shape.tile_w), size(shape.tile_h), size(shape.tile_d), 1}};
+          {kBoxChannels, size(shape.tile_w * every), size(shape.tile_h * every), size(shape.tile_d), 1},
+          {1, size(every), size(every), 1, 1}};
 }
 
 // block_n rows of the weight, 64 channels of one tap. A row is the taps of an output, one after the other. Permuted:
@@ -190,7 +250,10 @@ inline TensorBox weight_box(const ConvShape& shape, int block_n) {
 // Where the box of one step begins in the weight.
 LPKERNELS_DEVICE_INLINE std::array<int, 5> weight_origin(const ConvShape& shape, const ConvBlock& block,
                                                          const KStep& k) {
-  const int c = k.tap * shape.channels + k.box * kBoxChannels, row = block.weight_row;
+  const int h = axis_taps(shape, shape.taps_h, block.phase_h).stored + k.h;
+  const int w = axis_taps(shape, shape.taps_w, block.phase_w).stored + k.w;
+  const int tap = (k.d * shape.taps_h + h) * shape.taps_w + w;
+  const int c = tap * shape.channels + k.box * kBoxChannels, row = block.weight_row;
   if (shape.permuted) {
     return {c, 0, 0, 0, row / shape.group};
   }

@@ -49,7 +49,7 @@ __device__ void produce_halo(const ConvMaps& maps, const ConvShape& shape, HaloS
         uint64_t& full = storage.full[cursor.stage];
         reinterpret_cast<EmptyBarrier&>(storage.empty[cursor.stage]).wait(cursor.phase ^ 1);
         reinterpret_cast<FullBarrier&>(full).arrive_and_expect_tx(Config::BlockN * kBoxBytes);
-        const KStep k{.tap = (kd * Config::TapsH + kh) * shape.taps_w + kw, .box = box, .dd = 0, .dh = 0, .dw = 0};
+        const KStep k{.box = box, .d = kd, .h = kh, .w = kw};
         const auto at = weight_origin(shape, block, k);
         cute::SM90_TMA_LOAD_5D::copy(&maps.weight, &full, kEvictNormal, storage.weight[cursor.stage], at[0], at[1],
                                      at[2], at[3], at[4]);
@@ -200,7 +200,7 @@ void launch_halo_conv(const void* x, int64_t pixel_stride, const void* weight, C
                       const typename Epilogue::Params& params, cudaStream_t stream) {
   check_hopper();
   set_halo_tile<Config>(shape);
-  STD_TORCH_CHECK(shape.taps_h == Config::TapsH && shape.scale == 1 && shape.split == 1 &&
+  STD_TORCH_CHECK(shape.taps_h == Config::TapsH && shape.grid == Grid::kSame && shape.split == 1 &&
                       (Config::Channels == 0 || shape.channels == Config::Channels),
                   "conv: made for ", Config::TapsH, " taps in h and ", Config::Channels, " channels, got ",
                   shape.taps_h, " and ", shape.channels);

@@ -30,12 +30,11 @@ inline CUtensorMap tensor_map(const void* base, const TensorBox& box) {
   for (int i = 0; i < 4; ++i) {
     stride_bytes[i] = box.strides[i] * kElementBytes;
   }
-  const std::array<uint32_t, 5> element_strides{1, 1, 1, 1, 1};
   CUtensorMap map{};
-  const CUresult result = tensor_map_encoder()(
-      &map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5, const_cast<void*>(base), box.sizes.data(), stride_bytes.data(),
-      box.box.data(), element_strides.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = tensor_map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5, const_cast<void*>(base),
+                                               box.sizes.data(), stride_bytes.data(), box.box.data(), box.every.data(),
+                                               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   STD_TORCH_CHECK(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled failed with error ", static_cast<int>(result));
   return map;
 }

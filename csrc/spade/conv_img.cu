@@ -71,7 +71,7 @@ struct ImageEpilogue {
 
 Tensor conv_img_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& bias, int64_t upscale, bool as_uint8) {
   const Activation x = activation("conv_img", "x", x_tensor);
-  const ConvShape shape = conv_shape("conv_img", x, weight, /*scale=*/1);
+  const ConvShape shape = conv_shape("conv_img", x, weight, Grid::kSame);
   STD_TORCH_CHECK(x_tensor.dim() == 4 && (upscale == 1 || upscale == 2) && shape.outputs == 3 * upscale * upscale,
                   "conv_img: weight must have 3 * upscale^2 outputs, upscale 1 or 2; got ", shape_string(weight),
                   " and upscale ", upscale);

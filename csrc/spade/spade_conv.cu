@@ -3,6 +3,8 @@
 //   [gamma1 | beta] = conv3x3(actv, weight) + bias          the 1 of 1 + gamma is in the bias
 //   out = act((x - mean) * rstd * gamma1 + beta)            x's instance-norm statistics are given
 //
+// actv may be a grid of classes (hopper/conv_shape.h): then out is as that enlarged, and the weight has 16 phases.
+//
 // Layouts: actv (B, H, W, K), x and out (B, H, W, C), x perhaps half as high and wide and read nearest-upsampled, all
 // perhaps slices of wider buffers; weight (2 C, 3, 3, K), 32 gammas and the 32 betas of the same channels in turn, or
 // (C, 3, 3, K), gamma alone. A block owns BlockM pixels and BlockN columns; each thread holds gamma and beta of eight
@@ -28,23 +30,23 @@ struct SpadeParams {
   int channels;  // C
 };
 
-// gamma1 and beta of eight channels of one pixel to the result; gamma1 is overwritten.
-[[maybe_unused]] __device__ inline void modulate(const SpadeParams& params, const ConvShape& shape, int b,
-                                                 const Pixel& at, int channel, float (&gamma1)[8],
-                                                 const float (&beta)[8]) {
-  const int shift = params.x_shift;
-  const int64_t row = int64_t{b} * (shape.height >> shift) + (at.h >> shift);
-  const int64_t source = row * (shape.width >> shift) + (at.w >> shift);
+// gamma1 and beta of eight channels of a pixel of the tiles' grid to the result; gamma1 is overwritten.
+[[maybe_unused]] __device__ inline void modulate(const SpadeParams& params, const ConvShape& shape,
+                                                 const ConvBlock& block, const Pixel& at, int channel,
+                                                 float (&gamma1)[8], const float (&beta)[8]) {
+  const int shift = params.x_shift, stride = shape.stride_of_y();
+  const Pixel y = pixel_of_y(shape, block, at);
+  const int64_t row = int64_t{block.b} * (shape.height * stride >> shift) + (y.h >> shift);
+  const int64_t source = row * (shape.width * stride >> shift) + (y.w >> shift);
   float x[8], stats[16];
   load_vector(params.x + source * params.x_stride + channel, x);
-  load_vector(params.stats + 2 * (int64_t{b} * params.channels + channel), stats);
+  load_vector(params.stats + 2 * (int64_t{block.b} * params.channels + channel), stats);
   CUTLASS_PRAGMA_UNROLL
   for (int i = 0; i < 8; ++i) {
     const float normalized = (x[i] - stats[2 * i]) * stats[2 * i + 1];
     gamma1[i] = leaky_relu(fmaf(normalized, gamma1[i], beta[i]), params.negative_slope);
   }
-  const int64_t pixel = (int64_t{b} * shape.height + at.h) * shape.width + at.w;
-  store_vector(params.out + pixel * params.out_stride + channel, gamma1);
+  store_vector(params.out + index_in_y(shape, block, y) * params.out_stride + channel, gamma1);
 }
 
 // Columns in pairs of groups: 32 gammas, then the 32 betas of the same channels.
@@ -87,7 +89,7 @@ struct GammaBeta {
             beta[i] = acc(F::index(Config::BlockN, tile_m, s, j + 1, i)) + beta_bias[i];
           }
           if (inside(shape, at)) {
-            modulate(params, shape, block.b, at, channel, gamma1, beta);
+            modulate(params, shape, block, at, channel, gamma1, beta);
           }
         }
       }
@@ -113,7 +115,7 @@ struct GammaAlone {
       gamma1[i] += bias[i];
     }
     constexpr float kNone[8] = {};
-    modulate(params, shape, block.b, at, channel, gamma1, kNone);
+    modulate(params, shape, block, at, channel, gamma1, kNone);
   }
 
   template <class Config, int Width, class Accumulator>
@@ -140,10 +142,11 @@ void spade_conv_cuda(const Tensor& actv_tensor, const Tensor& weight, const Tens
                      const Tensor& stats, double negative_slope, const Tensor& out_tensor) {
   const Activation actv = activation("spade_conv", "actv", actv_tensor), x = activation("spade_conv", "x", x_tensor);
   const Activation out = activation("spade_conv", "out", out_tensor);
-  const ConvShape shape = conv_shape("spade_conv", actv, weight, /*scale=*/1);
+  const ConvShape shape =
+      conv_shape("spade_conv", actv, weight, out.height == actv.height ? Grid::kSame : Grid::kFromClasses);
   const int shift = x.height == out.height && x.width == out.width ? 0 : 1;
   STD_TORCH_CHECK(
-      actv_tensor.dim() == 4 && out.same_grid(actv) && x.batch == out.batch && x.height << shift == out.height &&
+      actv_tensor.dim() == 4 && out.written_by(shape) && x.batch == out.batch && x.height << shift == out.height &&
           x.width << shift == out.width && x.channels == out.channels && x.depth == 1 && out.channels % 32 == 0,
       "spade_conv: out must have the pixels of actv and the channels of x, a multiple of 32, and x its size "
       "or half of it; got ",

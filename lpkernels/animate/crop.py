@@ -168,7 +168,7 @@ def feathered_mask(size: int = 512, feather: float = 1 / 32, radius: float = 1 /
 
 def _crop(M_o2c: list[float], size: int) -> Crop:
     matrix = np.array([*M_o2c, 0, 0, 1], dtype=np.float64).reshape(3, 3)
-    return Crop(matrix, np.linalg.inv(matrix), size)
+    return Crop(matrix, np.linalg.inv(matrix).astype(np.float64), size)
 
 
 def _size(size: int) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from lpkernels.animate.smoothing import smooth as smooth_template
 from lpkernels.animate.template import MotionTemplate
 from lpkernels.animate.template import save_template as write_template
 from lpkernels.errors import InputError
-from lpkernels.models.live_portrait import LivePortrait
+from lpkernels.models.portrait_model import PortraitModel
 
 Progress = Callable[[int, int | None], None]
 """Called after each frame with the number done and the number in all (None: unknown)."""
@@ -40,7 +42,7 @@ class Result:
 
 
 def animate_file(
-    model: LivePortrait,
+    model: PortraitModel[Any],
     source: str | Path,
     driving: str | Path,
     output: str | Path,
@@ -60,9 +62,11 @@ def animate_file(
 
     A driving video or template gives a video (.mp4): one frame for each of the driving clip's, at its rate, with its
     sound. A driving picture, which takes absolute motion, gives a picture. Frames are streamed: memory does not grow
-    with the clip. Each file appears under its name only when it is complete.
+    with the clip. On a GPU the next frames are read, and the last ones written, while it works; where eyes or lips are
+    retargeted, one after the other. Each file appears under its name only when it is complete.
 
     Args:
+        model: on any device, as published or rebuilt (``lpkernels.optimize``).
         options: how driving motion moves the source.
         crop, driving_crop: boxes around the face, x, y, width, height in pixels; the whole picture without.
         smooth: take jitter out of the driving motion; a video is then read twice, and its frames count twice in
@@ -91,6 +95,7 @@ def animate_file(
         own_eyes, own_lips = (None, None) if clip.template is None else (clip.template.c_eyes, clip.template.c_lip)
         run.eyes = _ratios("eye", options.eye_retargeting, eye_ratio, own_eyes)
         run.lips = _ratios("lip", options.lip_retargeting, lip_ratio, own_lips)
+        run.retargets = options.eye_retargeting or options.lip_retargeting
         animator = Animator(model, source, options=options, crop=crop)
         run.animate(animator, clip, outputs, smooth, clip.path if audio and clip.template is None else None)
     except KeyboardInterrupt:
@@ -105,6 +110,7 @@ class _Run:
     def __init__(self, progress: Progress | None) -> None:
         self.eyes: Iterable[float | None] = itertools.repeat(None)
         self.lips: Iterable[float | None] = itertools.repeat(None)
+        self.retargets = False
         self.written = 0
         self._progress = progress
         self._done = 0
@@ -145,16 +151,37 @@ class _Run:
     def _frames(
         self, animator: Animator, clip: Driving, template: MotionTemplate | None, pictures: bool
     ) -> Iterator[tuple[Frame | None, Frame]]:
-        """(driving picture or None, animated frame), frame by frame."""
+        """(driving picture where ``pictures``, animated frame), frame by frame."""
         if template is None:
-            for picture, eye, lip in zip(clip.frames(), self.eyes, self.lips, strict=False):
-                yield picture, animator.step(picture, eye, lip)
-            return
+            return self._by_pictures(animator, clip, pictures)
         shown: Iterable[Frame | None] = itertools.repeat(None)
         if pictures and clip.template is None:
             shown = clip.frames()
-        for motion, shown_picture, eye, lip in zip(template.motions(), shown, self.eyes, self.lips, strict=False):
-            yield shown_picture, animator.step_motion(motion, eye, lip).cpu().numpy()
+        return zip(shown, self._by_motions(animator, template), strict=False)
+
+    def _by_pictures(
+        self, animator: Animator, clip: Driving, pictures: bool
+    ) -> Iterator[tuple[Frame | None, Frame]]:
+        if self.retargets:
+            for picture, eye, lip in zip(clip.frames(), self.eyes, self.lips, strict=False):
+                yield picture, animator.step(picture, eye, lip)
+            return
+        waiting: deque[Frame] = deque()  # the animator reads ahead: the pictures whose frames it has not given yet
+
+        def read() -> Iterator[Frame]:
+            for picture in clip.frames():
+                if pictures:
+                    waiting.append(picture)
+                yield picture
+
+        for animated in animator.run(read()):
+            yield (waiting.popleft() if pictures else None), animated
+
+    def _by_motions(self, animator: Animator, template: MotionTemplate) -> Iterator[Frame]:
+        if not self.retargets:
+            return animator.run_template(template)
+        motions = zip(template.motions(), self.eyes, self.lips, strict=False)
+        return (animator.step_motion(motion, eye, lip).cpu().numpy() for motion, eye, lip in motions)
 
     def _read(self, animator: Animator, clip: Driving) -> Iterator[Motion]:
         for frame in clip.frames():

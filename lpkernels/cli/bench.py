@@ -15,11 +15,11 @@ from typing import Any
 from lpkernels.cli.options import CONFIGS, choose_device, seed
 from lpkernels.errors import InputError
 
-LEVELS = ("ops", "networks", "frame", "techniques", "throughput", "streams", "job", "claim")
+LEVELS = ("ops", "networks", "frame", "techniques", "throughput", "streams", "job", "claim", "warm-up")
 SLOW_PROVIDERS = ("compile-max-autotune",)
 _EPILOG = """\
 what:
-  all, or any of: ops networks frame techniques throughput streams job claim
+  all, or any of: ops networks frame techniques throughput streams job claim warm-up
   list                   what there is to measure
   compare A.json B.json  what changed beyond the spread
   replay DIR             run the op calls that LPKERNELS_CAPTURE=DIR recorded
@@ -111,11 +111,11 @@ def _measure(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace, rest: list[str]) -> int:
-    from benchmarks import providers, registry
+    from benchmarks import own, providers, registry
 
     for level, text in registry.LEVELS.items():
         print(f"{level}: {text}\n  {', '.join(registry.names(level))}")
-    print(f"providers: {', '.join([*providers.BASELINES, *providers.FUSED])}")
+    print(f"providers: {', '.join([*providers.BASELINES, *own.FORMS])}")
     return 0
 
 

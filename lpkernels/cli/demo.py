@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lpkernels.cli.options import add_model_options, choose_device, load_model
+from lpkernels.cli.options import add_model_options, choose_device, choose_engine, load_model
 from lpkernels.cli.progress import bar
 from lpkernels.errors import LpkernelsError
 
 if TYPE_CHECKING:
     import torch
 
+    from lpkernels.models.portrait_model import PortraitModel
     from lpkernels.trace import Row
+
+SHOWN = 12  # frames whose networks are timed on a GPU
 
 _EPILOG = """\
 examples:
   lpkernels demo
   lpkernels demo --weights pretrained_weights
   lpkernels demo --out /tmp/demo --frames 25 --device cpu
+  lpkernels demo --engine published
 """
 _NOISE = """\
 These weights are random: the picture is noise that moves. It shows that every part works, not what the model can do.
@@ -56,16 +61,50 @@ def run(args: argparse.Namespace) -> int:
         raise LpkernelsError(f"--out {args.out}: the folder cannot be made: {error.strerror}") from None
     source, driving = write_sample(args.out, frames=args.frames)
     output, preview = args.out / "animated.mp4", args.out / "side_by_side.mp4"
-    with bar("demo") as progress, trace.record(model.device) as recorder:
+    on_gpu = model.device.type == "cuda"
+    with bar("demo") as progress, contextlib.ExitStack() as stack:
+        recorder = None if on_gpu else stack.enter_context(trace.record(model.device))
         result = animate_file(model, source, driving, output, side_by_side=preview, progress=progress)
 
     weights = f"random weights, {args.config} configuration" if random else str(args.weights)
-    print(f"\n{result.frames} frames in {result.seconds:.1f} s on {device_name(model.device)} ({weights})\n")
-    print(table(recorder.rows()))
+    engine = f"{choose_engine(args.engine, device)} networks"
+    print(f"\n{result.frames} frames in {result.seconds:.1f} s on {device_name(model.device)} ({weights}, {engine})\n")
+    if recorder is None:
+        print("A frame of the clip was one CUDA graph. Its networks kernel by kernel, each waited for:\n")
+    print(table(recorder.rows() if recorder is not None else timed_frames(model, source, driving)))
     print(f"\nsource        {source}\ndriving       {driving}\nanimated      {output}\nside by side  {preview}")
     if random:
         print(f"\n{_NOISE}")
     return 0
+
+
+def timed_frames(model: PortraitModel[Any], source: Path, driving: Path, graphs: bool = True) -> list[Row]:
+    """A few frames with a range for each network; ``graphs``: then the same frames as CUDA graphs, in one row."""
+    from itertools import islice
+
+    import torch
+
+    from lpkernels import trace
+    from lpkernels.animate.animator import Animator
+    from lpkernels.animate.video import VideoReader
+
+    with VideoReader(driving) as reader:
+        frames = [torch.from_numpy(frame).to(model.device) for frame in islice(reader, SHOWN)]
+
+    def play(animator: Animator) -> None:
+        for frame in frames:
+            animator.step(frame)
+
+    with trace.record(model.device) as recorder:
+        play(Animator(model, source, graph=False))
+    rows = recorder.rows()
+    if graphs:
+        animator = Animator(model, source)
+        play(animator)  # the first frame is recorded
+        with trace.record(model.device) as recorder:
+            play(animator)
+        rows += [trace.Row(row.category, "whole frame, one CUDA graph", row.times_ms) for row in recorder.rows()]
+    return rows
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -74,7 +113,7 @@ def table(rows: Sequence[Row]) -> str:
     for category in ("network", "frame"):
         for row in rows:
             if row.category == category:
-                name = "whole frame" if category == "frame" else row.name
+                name = "whole frame" if row.name == "frame" else row.name
                 lines.append(f"{name:<32}{row.calls:>7}{row.median_ms:>12.2f}{row.total_ms:>12.1f}")
     return "\n".join(lines)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from lpkernels.cli.environment import PACKAGES, collect
 
+WIDTH = 110
 _EPILOG = """\
 examples:
   lpkernels doctor
@@ -83,10 +85,17 @@ def _library_lines(library: dict[str, Any]) -> Iterator[str]:
 
 
 def _op_lines(ops: dict[str, dict[str, dict[str, Any]]]) -> Iterator[str]:
-    yield "ops"
-    for name, by_device in ops.items():
-        for device, choice in by_device.items():
-            yield f"  {name:<18} on {device:<6} {choice['backend'] or 'cannot run'}"
-            for backend, reason in choice["passed"].items():
-                yield f"  {'':<18}    not {backend}: {reason}"
-    yield ""
+    """Ops by device; those with the same backend for the same reasons are listed together."""
+    for device in dict.fromkeys(device for by_device in ops.values() for device in by_device):
+        alike: dict[tuple[str | None, tuple[tuple[str, str], ...]], list[str]] = {}
+        for name, by_device in ops.items():
+            choice = by_device[device]
+            alike.setdefault((choice["backend"], tuple(choice["passed"].items())), []).append(name)
+        yield f"ops on {device}"
+        for (backend, passed), names in sorted(alike.items(), key=lambda item: (item[0][0] or "", item[1])):
+            yield from textwrap.wrap(
+                f"{backend or 'cannot run':<8}{', '.join(names)}", WIDTH, initial_indent="  ", subsequent_indent=" " * 10
+            )
+            for other, reason in passed:
+                yield f"{'':<10}not {other}: {reason}"
+        yield ""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lpkernels.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-    from lpkernels.models.live_portrait import LivePortrait
+    from lpkernels.models.portrait_model import PortraitModel
 
 CONFIGS = ("full", "small", "tiny")
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+ENGINES = ("fused", "published")
 NO_WEIGHTS = (
     "no weights: pass --weights DIR with LivePortrait's pretrained weights (Hugging Face: KwaiVGI/LivePortrait, or the "
     "README of that project), or --random-weights 0 to try the program out without them"
@@ -23,7 +24,7 @@ NO_WEIGHTS = (
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Options that choose weights, device and precision; ``load_model`` reads them."""
+    """Options that choose weights, device, networks and precision; ``load_model`` reads them."""
     group = parser.add_argument_group("model")
     weights = group.add_mutually_exclusive_group()
     weights.add_argument(
@@ -40,6 +41,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--config", choices=CONFIGS, help="size of a model with random weights (default: full)")
     group.add_argument("--variant", choices=("humans", "animals"), default="humans", help="which of the trained models")
     group.add_argument("--device", metavar="cpu|cuda|cuda:N", help="default: cuda if there is a GPU, else cpu")
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="fused: the networks rebuilt for speed, folded weights and fused kernels; published: the original's, in "
+        "PyTorch (default: fused on a GPU, published on the CPU)",
+    )
     group.add_argument(
         "--precision",
         choices=tuple(PRECISIONS),
@@ -58,15 +65,17 @@ def choose_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
-def choose_dtype(precision: str | None, device: torch.device) -> torch.dtype:
-    """The compute dtype of --precision on ``device``."""
-    import torch
-
-    dtype: torch.dtype = getattr(torch, PRECISIONS[precision or ("fp16" if device.type == "cuda" else "fp32")])
-    return dtype
+def choose_precision(precision: str | None, device: torch.device) -> str:
+    """--precision on ``device``."""
+    return precision or ("fp16" if device.type == "cuda" else "fp32")
 
 
-def load_model(args: argparse.Namespace) -> LivePortrait:
+def choose_engine(engine: str | None, device: torch.device) -> str:
+    """--engine on ``device``."""
+    return engine or ("fused" if device.type == "cuda" else "published")
+
+
+def load_model(args: argparse.Namespace) -> PortraitModel[Any]:
     """The model that the options of ``add_model_options`` describe.
 
     Raises InputError if neither weights nor random weights were asked for, or if what was asked for is not there.
@@ -75,16 +84,25 @@ def load_model(args: argparse.Namespace) -> LivePortrait:
         raise InputError(NO_WEIGHTS)
     if args.weights is not None and args.config is not None:
         raise InputError("--config: only with --random-weights; the size of trained weights comes with them")
-    device = choose_device(args.device)
-    dtype = choose_dtype(args.precision, device)
+    import torch
 
     from lpkernels.models.config import LivePortraitConfig
     from lpkernels.models.live_portrait import LivePortrait
 
+    device = choose_device(args.device)
+    precision = choose_precision(args.precision, device)
+    dtype: torch.dtype = getattr(torch, PRECISIONS[precision])
     if args.weights is not None:
-        return LivePortrait.from_pretrained(args.weights, device=device, dtype=dtype, variant=args.variant)
-    config = LivePortraitConfig.named(args.config or "full")
-    return LivePortrait.random(seed=args.random_weights, config=config, device=device, dtype=dtype)
+        model = LivePortrait.from_pretrained(args.weights, device=device, dtype=dtype, variant=args.variant)
+    else:
+        config = LivePortraitConfig.named(args.config or "full")
+        model = LivePortrait.random(seed=args.random_weights, config=config, device=device, dtype=dtype)
+    if choose_engine(args.engine, device) == "published":
+        return model
+
+    from lpkernels.fused.convert import optimize
+
+    return optimize(model, precision)
 
 
 def seed(text: str) -> int:

@@ -15,7 +15,7 @@ from lpkernels.errors import InputError, LpkernelsError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lpkernels.models.live_portrait import LivePortrait
+    from lpkernels.models.portrait_model import PortraitModel
 
 _EPILOG = """\
 tools:
@@ -27,6 +27,7 @@ tools:
 examples:
   lpkernels profile --random-weights 0
   lpkernels profile --weights pretrained_weights --tool torch -o trace.json --depth 4
+  lpkernels profile --random-weights 0 --engine published
 """
 
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _step(model: LivePortrait) -> Callable[[], object]:
+def _step(model: PortraitModel[Any]) -> Callable[[], object]:
     """Animate the next frame of the drawn clip with the drawn portrait, from and to the model's device."""
     import itertools
 
@@ -115,7 +116,8 @@ def _nsys(args: argparse.Namespace) -> int:
 
 def _model_options(args: argparse.Namespace) -> list[str]:
     """The options of this run again, for the process under the profiler."""
-    names = ("weights", "random_weights", "config", "variant", "device", "precision", "frames", "warm_up", "depth")
+    of_model = ("weights", "random_weights", "config", "variant", "device", "engine", "precision")
+    names = (*of_model, "frames", "warm_up", "depth")
     given = [(name, getattr(args, name)) for name in names if getattr(args, name) is not None]
     return [text for name, value in given for text in (f"--{name.replace('_', '-')}", str(value))]
 

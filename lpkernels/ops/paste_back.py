@@ -172,7 +172,8 @@ def _affine(name: str, matrix: Matrix) -> list[float]:
     if not all(math.isfinite(number) for number in numbers):
         raise ValueError(f"{name} must be finite, got {numbers}")
     a, b, _, d, e, _ = numbers
-    if abs(a * e - b * d) <= _SINGULAR * max(abs(a), abs(b), abs(d), abs(e)) ** 2:
+    largest = max(abs(a), abs(b), abs(d), abs(e))
+    if abs(a * e - b * d) <= _SINGULAR * largest * largest:
         raise ValueError(f"{name} is singular: it maps the crop onto a line or a point, got {numbers}")
     return numbers
 

@@ -67,6 +67,7 @@ def invert(matrix: Sequence[float]) -> tuple[float, ...]:
 def _bilinear(images: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Samples at columns u and rows v, each (h, w) float64."""
     height, width = images.shape[1:3]
+    pixels = images.flatten(1, 2)
     left, top = u.floor(), v.floor()
     total = torch.zeros(images.shape[0], *u.shape, images.shape[3], dtype=torch.float64, device=images.device)
     for down in (0, 1):
@@ -74,6 +75,6 @@ def _bilinear(images: Tensor, u: Tensor, v: Tensor) -> Tensor:
             column, row = left + right, top + down
             inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
             weight = (1 - (u - column).abs()) * (1 - (v - row).abs())
-            at = row.clamp(0, height - 1).long(), column.clamp(0, width - 1).long()
-            total += images[:, at[0], at[1]] * (weight * inside)[..., None]
+            at = row.clamp(0, height - 1).mul_(width).add_(column.clamp(0, width - 1)).long()
+            total += pixels.index_select(1, at.flatten()).view_as(total) * torch.where(inside, weight, 0.0)[..., None]
     return total

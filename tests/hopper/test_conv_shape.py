@@ -26,19 +26,24 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-def run(program: Path, x: Tensor, weight: Tensor, **how: int) -> Tensor:
+SAME, ENLARGED_2, ENLARGED_4, TO_CLASSES, FROM_CLASSES = range(5)  # enum class Grid
+PHASES = (1, 4, 9, 9, 16)
+LARGER = (1, 2, 4, 3, 4)  # rows of y for one of the tiles' grid
+
+
+def run(program: Path, x: Tensor, weight: Tensor, grid: int = SAME, **how: int) -> Tensor:
     """The kernel's answer for x (B, D, H, W, stride) and weight (phases * O, taps..., C)."""
-    case = {"scale": 1, "split": 1, "tile_w": 0, "tile_h": 0, "block_m": 128, "permuted": 1, "width": 8, **how}
+    case = {"split": 1, "tile_w": 0, "tile_h": 0, "block_m": 128, "permuted": 1, "width": 8, **how}
+    small = 3 if grid == FROM_CLASSES else 1
     batch, depth, height, width, stride = x.shape
-    scale = case["scale"]
-    outputs = weight.shape[0] // {1: 1, 2: 4, 4: 9}[scale]
-    numbers = [batch, depth, height, width, weight.shape[4], outputs, *weight.shape[1:4], scale, case["split"]]
-    numbers += [case[name] for name in ("tile_w", "tile_h", "block_m", "block_n")]
+    height, width, outputs = height // small, width // small, weight.shape[0] // PHASES[grid]
+    numbers = [batch, depth, height, width, weight.shape[4], outputs, *weight.shape[1:4], grid]
+    numbers += [case[name] for name in ("split", "tile_w", "tile_h", "block_m", "block_n")]
     numbers += [stride, case["permuted"], case["width"]]
     text = " ".join(map(str, [*numbers, *x.flatten().tolist(), *weight.flatten().tolist()]))
     done = subprocess.run([program], input=text, capture_output=True, text=True, check=True)
     y = torch.tensor([float(line) for line in done.stdout.split()])
-    return y.reshape(batch, depth, scale * height, scale * width, outputs)
+    return y.reshape(batch, depth, LARGER[grid] * height, LARGER[grid] * width, outputs)
 
 
 def conv3d(x: Tensor, weight: Tensor) -> Tensor:
@@ -73,20 +78,43 @@ def test_every_product_is_where_it_belongs(
     assert torch.equal(run(walk, wide, weight, **how), conv3d(wide[..., :channels], weight))
 
 
-@pytest.mark.parametrize(("scale", "split"), [(2, 1), (4, 1), (2, 2)])
-def test_sub_pixel_phases(walk: Path, scale: int, split: int) -> None:
+@pytest.mark.parametrize(("grid", "split"), [(ENLARGED_2, 1), (ENLARGED_4, 1), (ENLARGED_2, 2), (TO_CLASSES, 1)])
+def test_enlarged(walk: Path, grid: int, split: int) -> None:
     generator = torch.Generator().manual_seed(1)
     x = torch.randint(-4, 5, (1, 2, 3, 5, 8), generator=generator).float()
     original = torch.randint(-4, 5, (32, 3, 3, 3, 8), generator=generator).float()
-    large = x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    weight = phases_of(original, scale)
-    actual = run(walk, x, weight, scale=scale, split=split, block_n=64, permuted=int(split == 1))
-    assert torch.equal(actual, conv3d(large, original))
+    scale = 2 if grid == ENLARGED_2 else 4
+    expected = conv3d(enlarged(x, scale), original)
+    if grid == TO_CLASSES:
+        rows, columns = (torch.arange(4 * size).reshape(-1, 4)[:, [0, 1, 3]].flatten() for size in (3, 5))
+        expected = expected[:, :, rows][:, :, :, columns]
+    weight = phases_of(original, ENLARGED[scale])
+    assert torch.equal(run(walk, x, weight, grid, split=split, block_n=64, permuted=int(split == 1)), expected)
 
 
-def phases_of(weight: Tensor, scale: int) -> Tensor:
-    """(O, 3, 3, 3, C) -> (phases * O, 3, 2, 2, C): taps that hit the same small pixel summed, per axis."""
-    # Rows: large taps -1, 0, 1 of a phase's first residue; columns: the two small taps they are summed into.
-    first, middle, last = [[1, 0], [0, 1], [0, 1]], [[0, 1], [0, 1], [0, 1]], [[1, 0], [1, 0], [0, 1]]
-    axes = torch.tensor([first, last] if scale == 2 else [first, middle, last], dtype=weight.dtype)
-    return torch.einsum("odhwc,phi,qwj->pqodijc", weight, axes, axes).flatten(0, 2)
+@pytest.mark.parametrize("outputs", [32, 64])
+def test_from_classes(walk: Path, outputs: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    classes = torch.randint(-4, 5, (2, 1, 3 * 3, 3 * 5, 16), generator=generator).float()
+    original = torch.randint(-4, 5, (outputs, 1, 3, 3, 16), generator=generator).float()
+    rows, columns = ((3 * torch.arange(size)[:, None] + torch.tensor([0, 1, 1, 2])).flatten() for size in (3, 5))
+    expected = conv3d(classes[:, :, rows][:, :, :, columns], original)
+    weight = phases_of(original, FROM)
+    assert torch.equal(run(walk, classes, weight, FROM_CLASSES, block_n=64, tile_w=8, tile_h=4), expected)
+
+
+def enlarged(x: Tensor, scale: int) -> Tensor:
+    return x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+
+
+# Per phase of an axis: the weight's three taps (rows), and the stored taps they are summed into.
+_FIRST, _MIDDLE, _LAST = [[1, 0], [0, 1], [0, 1]], [[0, 1], [0, 1], [0, 1]], [[1, 0], [1, 0], [0, 1]]
+ENLARGED = {2: [_FIRST, _LAST], 4: [_FIRST, _MIDDLE, _LAST]}
+_ALL = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+FROM = [_ALL, [[1, 0, 0], [0, 1, 0], [0, 1, 0]], [[1, 0, 0], [1, 0, 0], [0, 1, 0]], _ALL]
+
+
+def phases_of(weight: Tensor, axis: list[list[list[int]]]) -> Tensor:
+    """(O, d, 3, 3, C) -> (phases * O, d, taps, taps, C): taps that hit the same pixel summed, per axis."""
+    sums = torch.tensor(axis, dtype=weight.dtype)
+    return torch.einsum("odhwc,phi,qwj->pqodijc", weight, sums, sums).flatten(0, 2)

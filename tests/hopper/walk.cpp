@@ -14,8 +14,9 @@ namespace {
 float fetch(const std::vector<float>& data, const TensorBox& box, const std::array<int, 5>& origin, size_t i) {
   int64_t offset = 0;
   for (int dim = 0; dim < 5; ++dim) {
-    const int64_t at = origin[dim] + static_cast<int64_t>(i % box.box[dim]);
-    i /= box.box[dim];
+    const uint32_t taken = (box.box[dim] + box.every[dim] - 1) / box.every[dim];
+    const int64_t at = origin[dim] + static_cast<int64_t>(i % taken * box.every[dim]);
+    i /= taken;
     if (at < 0 || at >= static_cast<int64_t>(box.sizes[dim])) {
       return 0.f;
     }
@@ -39,8 +40,9 @@ void walk(ConvShape shape, int block_m, int block_n, int pixel_stride) {
   complete(shape, block_m);
   shape.group = Fragment<Width>::kGroup;
   const int rows = shape.phases() * shape.outputs, taps = shape.taps_d * shape.taps_h * shape.taps_w;
-  const int height = shape.height * shape.scale, width = shape.width * shape.scale;
-  const size_t pixels = size_t{1} * shape.batch * shape.depth * shape.height * shape.width;
+  const int height = shape.height * shape.stride_of_y(), width = shape.width * shape.stride_of_y();
+  const size_t small_pixels = size_t{1} * shape.batch * shape.depth * shape.height * shape.width;
+  const size_t pixels = small_pixels * shape.stride_of_x() * shape.stride_of_x();
   const std::vector<float> x = read(pixels * pixel_stride), weight = read(size_t{1} * rows * taps * shape.channels);
   std::vector<float> y(size_t{1} * shape.batch * shape.depth * height * width * shape.outputs, 1e30f);
   const TensorBox x_box = pixel_box(pixel_stride, shape), weight_part = weight_box(shape, block_n);
@@ -52,7 +54,7 @@ void walk(ConvShape shape, int block_m, int block_n, int pixel_stride) {
           const ConvBlock block = block_at(shape, n, tile, phase, part);
           KStep k = first_step(shape, block);
           for (int step = block.k_begin; step < block.k_end; ++step) {
-            const std::array<int, 5> at{k.box * kBoxChannels, block.w + k.dw, block.h + k.dh, block.d + k.dd, block.b};
+            const std::array<int, 5> at = pixel_origin(shape, block, k);
             const std::array<int, 5> weight_at = weight_origin(shape, block, k);
             for (int m = 0; m < block_m; ++m) {
               for (int column = 0; column < block_n; ++column) {
@@ -71,12 +73,10 @@ void walk(ConvShape shape, int block_m, int block_n, int pixel_stride) {
           if (!inside(shape, at) || output >= shape.outputs) {
             return;
           }
-          const Residues large_rows = shape.scale == 1 ? Residues{0, 1} : residues(shape.scale, block.phase_h);
-          const Residues large_columns = shape.scale == 1 ? Residues{0, 1} : residues(shape.scale, block.phase_w);
-          for (int r = large_rows.first; r < large_rows.first + large_rows.count; ++r) {
-            for (int q = large_columns.first; q < large_columns.first + large_columns.count; ++q) {
-              const size_t plane = size_t{1} * block.b * shape.depth + at.d;
-              const size_t pixel = (plane * height + at.h * shape.scale + r) * width + at.w * shape.scale + q;
+          const Pixel first = pixel_of_y(shape, block, at);
+          for (int r = 0; r < residues(shape, block.phase_h).count; ++r) {
+            for (int q = 0; q < residues(shape, block.phase_w).count; ++q) {
+              const int64_t pixel = index_in_y(shape, block, {at.d, first.h + r, first.w + q});
               y.at(pixel * shape.outputs + output) = value;
             }
           }
@@ -119,13 +119,14 @@ void walk(ConvShape shape, int block_m, int block_n, int pixel_stride) {
 
 int main() {
   ConvShape shape{};
-  int block_m = 0, block_n = 0, pixel_stride = 0, permuted = 0, width = 0;
+  int grid = 0, block_m = 0, block_n = 0, pixel_stride = 0, permuted = 0, width = 0;
   if (std::scanf("%d %d %d %d %d %d %d %d %d %d %d %d %d %d %d %d %d %d", &shape.batch, &shape.depth, &shape.height,
-                 &shape.width, &shape.channels, &shape.outputs, &shape.taps_d, &shape.taps_h, &shape.taps_w,
-                 &shape.scale, &shape.split, &shape.tile_w, &shape.tile_h, &block_m, &block_n, &pixel_stride, &permuted,
+                 &shape.width, &shape.channels, &shape.outputs, &shape.taps_d, &shape.taps_h, &shape.taps_w, &grid,
+                 &shape.split, &shape.tile_w, &shape.tile_h, &block_m, &block_n, &pixel_stride, &permuted,
                  &width) != 18) {
     return 2;
   }
+  shape.grid = static_cast<Grid>(grid);
   if (shape.tile_w > 0) {
     shape.tile_d = block_m / shape.tile_w / shape.tile_h;
   }
