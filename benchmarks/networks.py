@@ -1,4 +1,4 @@
-"""The networks of a frame with their real shapes: which module, which inputs, made how, and what of the answer counts."""
+"""The networks of a frame with their real shapes: which module, which inputs, and what of the answer counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""lpkernels' own networks as providers: built by ``lpkernels.fused``, one CUDA graph each on a GPU, as users run them."""
+"""lpkernels' own networks as providers, as users run them: made by ``lpkernels.fused``, a CUDA graph each on a GPU."""
 
 from __future__ import annotations
 

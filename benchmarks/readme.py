@@ -15,20 +15,24 @@ from pathlib import Path
 from benchmarks import claim, records, sections
 from benchmarks.records import Records, only
 from benchmarks.tables import Table, against
+from benchmarks.work import Measurement
 from lpkernels.errors import InputError
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 _BLOCK = re.compile(r"<!-- bench:begin (?P<name>\S+) -->\n(?P<text>.*?)<!-- bench:end (?P=name) -->", re.DOTALL)
 _MARKER = re.compile(r"<!-- bench:(?:begin|end) \S+ -->")
-BASELINE = "baseline-amp"
+
+
+def _ran(kept: Records, level: str) -> list[Measurement]:
+    return [one for one in kept.level(level) if one.batch == 1 and one.status != "skipped"]
 
 
 def _frame(kept: Records) -> Table:
-    return against([one for one in kept.level("frame") if one.batch == 1 and one.status != "skipped"], BASELINE)
+    return against(_ran(kept, "frame"), *sections.BASELINES)
 
 
 def _networks(kept: Records) -> Table:
-    return against([one for one in kept.level("networks") if one.batch == 1 and one.status != "skipped"], BASELINE)
+    return against(_ran(kept, "networks"), *sections.BASELINES)
 
 
 def _ops(kept: Records) -> Table:
@@ -44,6 +48,7 @@ TABLES: dict[str, Callable[[Records], Table | None]] = {
     "job": lambda kept: sections.job(kept.level("job")),
     "techniques": lambda kept: sections.techniques(kept.level("techniques")),
     "claim": claim.table,
+    "warm-up": lambda kept: sections.warm_up(kept.level("warm-up")),
 }
 
 

@@ -60,6 +60,8 @@ def _body(records: Records, figures: dict[str, bytes]) -> Iterator[str]:
         yield f"<h2>{html.escape(title)}</h2>"
         if figure := figures.get(FIGURE_OF.get(level, "")):
             yield _image(figure, title)
+        if (compared := sections.compared(records, level)) is not None:
+            yield f'<div class="wide">{compared.html()}</div>'
         yield f'<div class="wide">{sections.of_level(records, level).html()}</div>'
     for name, title in (("roofline", "Roofline"), ("warmup", "Warm-up")):
         if figure := figures.get(name):

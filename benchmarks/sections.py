@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from benchmarks.records import Records
-from benchmarks.tables import Table, columns, error_text, milliseconds, note, percent, timings
+from benchmarks.tables import (
+    Table,
+    against,
+    columns,
+    error_text,
+    memory_text,
+    milliseconds,
+    note,
+    percent,
+    ratios,
+    timings,
+)
+from benchmarks.warm_start import PARTS
 from benchmarks.work import Measurement
+
+# The original's default, and the fastest that its users would reach for.
+BASELINES = ("baseline-amp", "compile-reduce-overhead")
 
 TITLES = {
     "frame": "The whole frame",
@@ -14,6 +29,7 @@ TITLES = {
     "throughput": "Throughput against batch",
     "streams": "Concurrent 30 fps streams",
     "job": "Files in, file out",
+    "warm-up": "From import to the first fast frame, in a fresh process",
 }
 REPEATS_WITHIN = 0.03
 FROM_MS = 0.1
@@ -22,14 +38,36 @@ FROM_MS = 0.1
 def of_level(records: Records, level: str) -> Table:
     """The table that suits a level."""
     measurements = records.level(level)
-    special = {"throughput": throughput, "streams": streams, "job": job, "techniques": techniques}
+    special = {
+        "throughput": throughput,
+        "streams": streams,
+        "job": job,
+        "techniques": techniques,
+        "warm-up": warm_up,
+    }
     return special[level](measurements) if level in special else timings(records, measurements)
+
+
+def compared(records: Records, level: str) -> Table | None:
+    """Ratios to PyTorch's own ways, for the levels whose work they do; every provider that ran, at every batch."""
+    if level not in ("frame", "networks"):
+        return None
+    return against([one for one in records.level(level) if one.status != "skipped"], *BASELINES)
 
 
 def throughput(measurements: list[Measurement]) -> Table:
     """Frames per second and time of the whole batch."""
     return columns(
-        ["batch", "provider", "frames/s", "time of the batch", "p99", "error", "peak memory"],
+        [
+            "batch",
+            "provider",
+            "frames/s",
+            "time of the batch",
+            "p99",
+            *(f"vs {name}" for name in BASELINES),
+            "error",
+            "peak memory",
+        ],
         measurements,
         lambda one: [
             str(one.batch),
@@ -37,8 +75,9 @@ def throughput(measurements: list[Measurement]) -> Table:
             f"{rate(one):.4g}",
             milliseconds(one.median_ms),
             milliseconds(one.p99_ms),
+            *ratios(one, measurements, BASELINES),
             error_text(one),
-            f"{one.peak_mb:.0f} MiB" if one.peak_mb is not None else "",
+            memory_text(one, measurements, BASELINES[0]),
         ],
     )
 
@@ -64,9 +103,22 @@ def job(measurements: list[Measurement]) -> Table:
     def row(one: Measurement) -> list[str]:
         stages = [one.extras.get(f"{stage}_ms") for stage in ("decode", "animate", "encode")]
         each = [milliseconds(stage / one.frames) if stage is not None else "" for stage in stages]
-        return [one.provider, one.shape, f"{rate(one):.4g}", *each, error_text(one)]
+        once = milliseconds(one.extras.get("warm_up_ms"))
+        return [one.provider, one.shape, f"{rate(one):.4g}", *each, once, error_text(one)]
 
-    return columns(["provider", "job", "frames/s", "decode", "animate", "encode", "error"], measurements, row)
+    heading = ["provider", "job", "frames/s", "decode", "animate", "encode", "of it warm-up, once", "error"]
+    return columns(heading, measurements, row)
+
+
+def warm_up(measurements: list[Measurement]) -> Table:
+    """The parts of what a program waits for, and the frames after it."""
+
+    def row(one: Measurement) -> list[str]:
+        parts = [milliseconds(one.extras.get(f"{part}_ms")) for part in (*PARTS, "warm_frame")]
+        return [one.provider, one.shape, milliseconds(one.median_ms), *parts, error_text(one)]
+
+    heading = [part.replace("_", " ") for part in (*PARTS, "warm_frame")]
+    return columns(["provider", "process", "in all", *heading, "error"], measurements, row)
 
 
 def techniques(measurements: list[Measurement]) -> Table:

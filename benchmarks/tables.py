@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.records import Records
@@ -156,17 +156,43 @@ def memory_and_warmup(measurements: list[Measurement]) -> Table:
     return Table(heading, rows)
 
 
-def against(measurements: list[Measurement], baseline: str) -> Table:
-    """Median, error and the ratio to one baseline provider of the same subject and batch."""
-    times = {(item.subject, item.batch): item.median_ms for item in measurements if item.provider == baseline}
+def against(measurements: list[Measurement], *baselines: str) -> Table:
+    """Median, the ratio to each baseline provider of the same work, error, and memory with its share of the first's."""
     rows = []
     for item in measurements:
-        reference = times.get((item.subject, item.batch))
-        ratio = f"{reference / item.median_ms:.2f}x" if reference and item.median_ms else ""
         name = item.subject + (f" x{item.batch}" if item.batch != 1 else "")
         median = milliseconds(item.median_ms) or item.status
-        rows.append([name, item.provider, median, ratio, error_text(item) if item.status == "ok" else ""])
-    return Table(["subject", "provider", "median", f"vs {baseline}", "error"], rows)
+        error = error_text(item) if item.status == "ok" else ""
+        memory = memory_text(item, measurements, baselines[0])
+        rows.append([name, item.provider, median, *ratios(item, measurements, baselines), error, memory])
+    heading = ["subject", "provider", "median", *(f"vs {name}" for name in baselines), "error", "peak memory"]
+    if not any(row[-1] for row in rows):
+        heading, rows = heading[:-1], [row[:-1] for row in rows]
+    return Table(heading, rows)
+
+
+def ratios(one: Measurement, measurements: list[Measurement], baselines: Sequence[str]) -> list[str]:
+    """How many times faster than each of ``baselines`` on the same work; empty where either has no time."""
+    found = []
+    for name in baselines:
+        other = _same_work(one, measurements, name)
+        before = other.median_ms if other is not None else None
+        found.append(f"{before / one.median_ms:.2f}x" if before and one.median_ms else "")
+    return found
+
+
+def memory_text(one: Measurement, measurements: list[Measurement], baseline: str) -> str:
+    """Peak memory, and as a multiple of a baseline's where that is another."""
+    if one.peak_mb is None:
+        return ""
+    other = _same_work(one, measurements, baseline)
+    whole = other.peak_mb if other is not None and other is not one else None
+    return f"{one.peak_mb:.0f} MiB" + (f" ({one.peak_mb / whole:.2f}x)" if whole else "")
+
+
+def _same_work(one: Measurement, measurements: list[Measurement], provider: str) -> Measurement | None:
+    wanted = (*one.key[:-1], provider)
+    return next((item for item in measurements if item.key == wanted), None)
 
 
 def columns(heading: list[str], measurements: list[Measurement], row: Callable[[Measurement], list[str]]) -> Table:

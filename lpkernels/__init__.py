@@ -22,8 +22,11 @@ _HOME = {
     "LivePortrait": "lpkernels.models.live_portrait",
     "LivePortraitConfig": "lpkernels.models.config",
     "MotionOptions": "lpkernels.animate.retarget",
+    "accelerate": "lpkernels.integrations.drop_in",
+    "Session": "lpkernels.animate.session",
     "load_template": "lpkernels.animate.template",
     "optimize": "lpkernels.fused.convert",
+    "restore": "lpkernels.integrations.drop_in",
     "save_template": "lpkernels.animate.template",
 }
 _SUBMODULES = ("animate", "errors", "fused", "models", "ops", "trace")
@@ -34,7 +37,9 @@ __all__ = [
     "LivePortrait",
     "LivePortraitConfig",
     "MotionOptions",
+    "Session",
     "__version__",
+    "accelerate",
     "animate",
     "errors",
     "fused",
@@ -42,6 +47,7 @@ __all__ = [
     "models",
     "ops",
     "optimize",
+    "restore",
     "save_template",
     "trace",
 ]
@@ -50,9 +56,11 @@ if TYPE_CHECKING:
     from lpkernels import animate, errors, fused, models, ops, trace
     from lpkernels.animate.animator import Animator
     from lpkernels.animate.retarget import MotionOptions
+    from lpkernels.animate.session import Session
     from lpkernels.animate.template import load_template, save_template
     from lpkernels.fused.convert import optimize
     from lpkernels.fused.live_portrait import FusedLivePortrait
+    from lpkernels.integrations.drop_in import accelerate, restore
     from lpkernels.models.config import LivePortraitConfig
     from lpkernels.models.live_portrait import LivePortrait
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lpkernels import rewrites
+from lpkernels.ref._classes import conv_from_classes
 
 TOLERANCE = 1e-10
 DOUBLE = torch.float64
@@ -179,3 +180,20 @@ def test_separable_gaussian() -> None:
     expected = torch.exp(-0.5 * ((grid(3, 4, 5) - keypoint) ** 2).sum(-1) / 0.01)
     x, y, z = (rewrites.separable_gaussian(keypoint[i], size) for i, size in ((0, 5), (1, 4), (2, 3)))
     assert_equal(z[:, None, None] * y[:, None] * x, expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5)])
+def test_classes_of_an_image_enlarged_four_times(size: tuple[int, int]) -> None:
+    """Nearest x4 and a conv give 3 values per small pixel and axis, and a second conv needs no more than those."""
+    small, first, second = (torch.randn(2, 4, *size), torch.randn(5, 4, 3, 3), torch.randn(6, 5, 3, 3))
+    image = F.conv2d(F.interpolate(small.double(), scale_factor=4), first.double(), padding=1)
+    classes = image
+    for axis in (-2, -1):
+        stored = torch.arange(image.shape[axis]).reshape(-1, 4)[:, [0, 1, 3]].flatten()
+        classes = classes.index_select(axis, stored)
+    assert torch.equal(rewrites.expand_classes(classes), image)
+    phases = rewrites.class_conv_phases(second.double())
+    assert phases.shape == (16, 6, 5, 3, 3)
+    assert sum(int((phases[i].abs().sum((0, 1)) > 0).sum()) for i in range(16)) == 100
+    actual = conv_from_classes(classes, phases.flatten(0, 1))
+    assert (actual - F.conv2d(image, second.double(), padding=1)).abs().max() < 1e-10

@@ -6,7 +6,9 @@ encoding have a thread each. ``animator-*`` run the published networks, ``lpkern
 
 from __future__ import annotations
 
+import contextlib
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.context import Context
 from benchmarks.frame import twin
+from benchmarks.levels.frame import EIGHT_BIT_FLOOR
 from benchmarks.own import FORMS
 from benchmarks.timing import Sampler, WallSampler
 from benchmarks.work import Candidate, Measurement, Provider, Subject, Unavailable
@@ -27,7 +30,7 @@ from lpkernels.fused.convert import optimize
 from lpkernels.models.live_portrait import LivePortrait
 from lpkernels.models.portrait_model import PortraitModel
 
-FRAMES = {"cuda": 72, "cpu": 5}
+FRAMES = {"cuda": 72, "cpu": 3}
 OWN = {"cuda": ("lpkernels-fp16", "lpkernels-bf16"), "cpu": ("lpkernels-fp32",)}
 CHECKED = 3  # frames whose error is measured, before the encoder sees them
 QUEUE = 8
@@ -38,11 +41,19 @@ Frames = Iterable[np.ndarray]
 def measure(context: Context) -> Iterator[list[Measurement]]:
     """Measure jobs with the animator of each precision; milliseconds are of the whole job, ``frames`` its length."""
     try:
-        from lpkernels.animate.portrait import write_sample
         from lpkernels.animate.video import VideoReader  # noqa: F401 - says whether files can be read at all
     except ImportError as error:
         raise Unavailable(f"reading and writing video: {error}") from error
-    folder = context.folder or Path.cwd()
+    with contextlib.ExitStack() as stack:
+        folder = context.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        harness = context.harness_with(warmup=2, patience=0.0, seconds=0.0, min_rounds=3)
+        harness.sampler = _wall
+        yield harness.measure(_subject(context, folder))
+
+
+def _subject(context: Context, folder: Path) -> Subject:
+    from lpkernels.animate.portrait import write_sample
+
     frames = FRAMES[context.device.type]
     source, driving = write_sample(folder, frames=frames, size=2 * context.config.image_size)
     ways = _ways(context.model, context.device)
@@ -53,7 +64,7 @@ def measure(context: Context) -> Iterator[list[Measurement]]:
     def first_frames() -> Tensor:
         return job(context.model, source, driving, folder / "reference.mp4", overlapped=False).call()
 
-    subject = Subject(
+    return Subject(
         level="job",
         name="job",
         shape=f"{frames} frames {2 * context.config.image_size} -> {context.config.output_size}",
@@ -71,10 +82,8 @@ def measure(context: Context) -> Iterator[list[Measurement]]:
         ],
         flops=0,
         frames=frames,
+        floor=EIGHT_BIT_FLOOR,
     )
-    harness = context.harness_with(warmup=2, patience=0.0, seconds=0.0, min_rounds=3)
-    harness.sampler = _wall
-    yield harness.measure(subject)
 
 
 def _wall(device: torch.device, kernel: bool) -> Sampler:
@@ -93,16 +102,16 @@ def _ways(model: LivePortrait, device: torch.device) -> dict[str, tuple[str, Cal
     }
     if on_gpu:
         ways["animator-fp16"] = "fp16", lambda: twin(model, torch.float16)
-    return ways | {
-        name: (FORMS[name].works_in(device), optimized(FORMS[name].precision)) for name in OWN[device.type]
-    }
+    return ways | {name: (FORMS[name].works_in(device), optimized(FORMS[name].precision)) for name in OWN[device.type]}
 
 
 def job(model: PortraitModel[Any], source: Path, driving: Path, output: Path, overlapped: bool) -> Candidate:
     """One job as a call without arguments; it returns its first frames as float, to be checked."""
     spent: dict[str, float] = {}
+    warm_up = 0.0
 
     def call() -> Tensor:
+        nonlocal warm_up
         from lpkernels.animate.video import VideoReader, VideoWriter
 
         spent.clear()
@@ -119,6 +128,7 @@ def job(model: PortraitModel[Any], source: Path, driving: Path, output: Path, ov
                 start = time.perf_counter()
                 writer.write(frame)
                 spent["encode"] = spent.get("encode", 0.0) + time.perf_counter() - start
+        warm_up = animator.warm_up_seconds  # a part of animating: every job records its own graph
         return torch.stack(checked)
 
     def extras() -> dict[str, Any]:
@@ -126,7 +136,7 @@ def job(model: PortraitModel[Any], source: Path, driving: Path, output: Path, ov
         stages = dict(spent)
         if not overlapped:
             stages["animate"] -= stages["decode"]
-        return {f"{name}_ms": 1e3 * seconds for name, seconds in stages.items()}
+        return {f"{name}_ms": 1e3 * seconds for name, seconds in (stages | {"warm_up": warm_up}).items()}
 
     return Candidate(call, extras=extras)
 

@@ -1,4 +1,4 @@
-"""From ``import lpkernels`` to the first fast frame in a fresh process, with Triton's cache of kernels cold and warm."""
+"""From ``import lpkernels`` to the first fast frame in a fresh process, Triton's cache of kernels cold and warm."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from benchmarks.context import Context
 from benchmarks.harness import TOLERANCE_FLOOR
 from benchmarks.levels.claim import fresh_process
+from benchmarks.levels.frame import EIGHT_BIT_FLOOR
 from benchmarks.own import FORMS
 from benchmarks.warm_start import PARTS
 from benchmarks.work import Measurement
 
 PROVIDER = {"cuda": "lpkernels-fp16", "cpu": "lpkernels-fp32"}
 CACHES = {"cuda": ("cold", "warm"), "cpu": ("unused",)}
-TOLERANCE = {"fp16": 0.05}  # as of a yardstick that is sound: the frame level holds it to PyTorch's own error
 
 
 def measure(context: Context) -> Iterator[list[Measurement]]:
@@ -50,6 +50,6 @@ def measure(context: Context) -> Iterator[list[Measurement]]:
                 result.median_ms = result.p20_ms = result.p80_ms = result.p99_ms = total
                 result.samples, result.timing, result.peak_mb = 1, "wall clock", facts.pop("peak_mb")
                 result.relative_error = facts.pop("relative_error")
-                result.tolerance = TOLERANCE.get(precision, TOLERANCE_FLOOR[precision])
+                result.tolerance = max(TOLERANCE_FLOOR[precision], EIGHT_BIT_FLOOR)
                 result.extras = facts
             yield [result]

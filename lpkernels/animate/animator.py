@@ -125,9 +125,17 @@ class Animator:
             self._engine.warm_up(self._engine.plan_pictures(1, height, width))
             return self.warm_up_seconds - before
 
-    def set_source(self, source: Frame | Tensor | str | Path, crop: Box | None = None) -> None:
-        """Animate another picture from the next frame on; the first driving frame stays the reference."""
-        prepared = prepare_source(self.model, source, crop)
+    def set_source(self, source: Frame | Tensor | str | Path | Source, crop: Box | None = None) -> None:
+        """Animate another picture from the next frame on; the first driving frame stays the reference.
+
+        A ``Source`` that ``prepare_source`` made with the same model is taken over without running F and M.
+
+        Raises:
+            InputError, TypeError, ValueError: as for a new animator; a ``crop`` of a Source, which is cropped already.
+        """
+        if isinstance(source, Source) and crop is not None:
+            raise InputError("crop: a prepared Source is cropped already; pass the crop to prepare_source")
+        prepared = source if isinstance(source, Source) else prepare_source(self.model, source, crop)
         with self._lock:
             self._engine.set_source(prepared)
             self._source = prepared

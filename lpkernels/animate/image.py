@@ -13,7 +13,6 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from lpkernels import _checks
 from lpkernels.animate._files import existing_file, reason, replacing
 from lpkernels.errors import InputError, LpkernelsError
 

@@ -159,9 +159,7 @@ class _Run:
             shown = clip.frames()
         return zip(shown, self._by_motions(animator, template), strict=False)
 
-    def _by_pictures(
-        self, animator: Animator, clip: Driving, pictures: bool
-    ) -> Iterator[tuple[Frame | None, Frame]]:
+    def _by_pictures(self, animator: Animator, clip: Driving, pictures: bool) -> Iterator[tuple[Frame | None, Frame]]:
         if self.retargets:
             for picture, eye, lip in zip(clip.frames(), self.eyes, self.lips, strict=False):
                 yield picture, animator.step(picture, eye, lip)

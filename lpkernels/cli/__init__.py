@@ -1,4 +1,4 @@
-"""The command line: ``lpkernels animate | demo | doctor | bench | profile``.
+"""The command line: ``lpkernels animate | live | demo | doctor | bench | profile``.
 
 A command is a module here with ``add_parser(subparsers)``, which sets ``run`` as the parser's default, and
 ``run(args) -> exit code``. Modules import torch and the engine inside ``run``, so that ``--help`` answers at once.
@@ -19,7 +19,7 @@ from lpkernels.errors import InputError, LpkernelsError
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-_COMMANDS = ("animate", "demo", "doctor", "bench", "profile")
+_COMMANDS = ("animate", "live", "demo", "doctor", "bench", "profile")
 _EPILOG = """\
 examples:
   lpkernels demo

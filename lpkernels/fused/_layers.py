@@ -44,12 +44,12 @@ class WeightedLayer(Layer):
 
 
 class ConvAct(WeightedLayer):
-    """conv, bias, residual, LeakyReLU, gain (``ops.conv_act``)."""
+    """conv, bias, residual, LeakyReLU, gain (``ops.conv_act``); of a grid of ``classes`` if asked."""
 
     op = "conv_act"
 
-    def __init__(self, conv: Conv, negative_slope: float, dtype: torch.dtype) -> None:
-        super().__init__(channels_last(conv[0]), conv[1], dtype)
+    def __init__(self, conv: Conv, negative_slope: float, dtype: torch.dtype, classes: bool = False) -> None:
+        super().__init__(_weight(channels_last(conv[0]), classes), conv[1], dtype)
         self.negative_slope = negative_slope
 
     def arguments(
@@ -86,11 +86,13 @@ class UpsampleConv(WeightedLayer):
 
     op = "upsample_conv"
 
-    def __init__(self, conv: Conv, scale: int, dtype: torch.dtype) -> None:
+    def __init__(self, conv: Conv, scale: int, dtype: torch.dtype, classes: bool = False) -> None:
         super().__init__(ops.pack_upsample_weight(conv[0], scale, multiple=1), conv[1], dtype)
+        self.classes = classes
 
     def arguments(self, x: Tensor, *, out: Tensor | None = None) -> dict[str, Any]:
-        return {"x": x, "weight": self.weight, "bias": self.bias, "negative_slope": 0.0, "out": out}
+        own = {"x": x, "weight": self.weight, "bias": self.bias, "negative_slope": 0.0, "out": out}
+        return {**own, "classes": self.classes}
 
 
 class SpadeConv(WeightedLayer):
@@ -98,9 +100,11 @@ class SpadeConv(WeightedLayer):
 
     op = "spade_conv"
 
-    def __init__(self, gamma: Conv, beta: Conv | None, negative_slope: float, dtype: torch.dtype) -> None:
-        packed = ops.pack_gamma_weight(*gamma) if beta is None else ops.pack_spade_weight(*gamma, *beta)
-        super().__init__(*packed, dtype)
+    def __init__(
+        self, gamma: Conv, beta: Conv | None, negative_slope: float, dtype: torch.dtype, classes: bool = False
+    ) -> None:
+        weight, bias = ops.pack_gamma_weight(*gamma) if beta is None else ops.pack_spade_weight(*gamma, *beta)
+        super().__init__(_weight(weight, classes), bias, dtype)
         self.negative_slope = negative_slope
 
     def arguments(self, actv: Tensor, x: Tensor, stats: Tensor, *, out: Tensor | None = None) -> dict[str, Any]:
@@ -174,3 +178,7 @@ class FlowWarp(Layer):
     ) -> dict[str, Any]:
         own = {"mask_logits": mask_logits, "kp_source": kp_source, "kp_driving": kp_driving, "volume": volume}
         return {**own, "want_deformation": want_deformation}
+
+
+def _weight(packed: Tensor, classes: bool) -> Tensor:
+    return ops.pack_class_weight(packed) if classes else packed

@@ -2,7 +2,8 @@
 
 All ``mlp_shared`` convs of the middle blocks are one conv, whose slices feed ``spade_conv``; those of an up block are
 one conv on the small grid. Nearest upsampling changes neither mean nor variance, so an up block's first norms use the
-statistics of the plane before it, which ``spade_conv`` reads at half size.
+statistics of the plane before it, which ``spade_conv`` reads at half size. The last block's hidden activations are
+those of a feature enlarged four times: where the kernels can read them, they stay a grid of classes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lpkernels import rewrites
+from lpkernels import ops, rewrites
 from lpkernels.fused import _weights
 from lpkernels.fused._layers import ConvAct, ConvImage, SpadeConv, UpsampleConv
 from lpkernels.models.blocks import SPADE, SPADEResnetBlock
@@ -45,39 +46,47 @@ class FusedSPADEUpBlock(nn.Module):
 
     The shortcut's beta never appears: behind conv_s it is a 3x3 conv of the activations
     (``rewrites.merge_shortcut_beta``), and 3x3 is conv_1 too, with the same outputs. So norm_1 writes its answer next
-    to the shortcut's activations, [norm_0 | norm_1 | norm_s | answer], and one conv of the last two is both.
+    to the shortcut's activations, [norm_0 | norm_1 | norm_s | answer], and one conv of the last two is both. A grid of
+    classes has other pixels than the answer: there that conv stands alone.
 
     Args:
         scale: the block's size over the feature's.
         negative_slope: of the activation after the block (1: none).
+        classes: keep the hidden activations as a grid of classes; ``scale`` 4.
     """
 
-    def __init__(self, baseline: SPADEResnetBlock, scale: int, negative_slope: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, baseline: SPADEResnetBlock, scale: int, negative_slope: float, dtype: torch.dtype, classes: bool = False
+    ) -> None:
         super().__init__()
         norms = [baseline.norm_0, baseline.norm_1]
         conv_1 = _weights.plain(baseline.conv_1)
-        self.norm_0 = _spade(baseline.norm_0, dtype)
+        self.norm_0 = _spade(baseline.norm_0, dtype, classes)
         self.conv_0 = ConvAct(_weights.plain(baseline.conv_0), NONE, dtype)
-        self.norm_1 = _spade(baseline.norm_1, dtype)
+        self.norm_1 = _spade(baseline.norm_1, dtype, classes)
         self.middle = baseline.conv_0.out_channels
         self.norm_s: SpadeConv | None = None
         self.conv_s: ConvAct | None = None
+        self.beta_s: ConvAct | None = None
         if baseline.learned_shortcut:
             norms.append(baseline.norm_s)
             shortcut, _ = conv_s = _weights.plain(baseline.conv_s)
             beta = rewrites.merge_shortcut_beta(shortcut, *_weights.plain(baseline.norm_s.mlp_beta))
-            conv_1 = torch.cat([beta[0], conv_1[0]], dim=1), beta[1] + conv_1[1]
-            self.norm_s = SpadeConv(_weights.plain(baseline.norm_s.mlp_gamma), None, NONE, dtype)
+            if classes:
+                self.beta_s = ConvAct(beta, NONE, dtype, classes)
+            else:
+                conv_1 = torch.cat([beta[0], conv_1[0]], dim=1), beta[1] + conv_1[1]
+            self.norm_s = SpadeConv(_weights.plain(baseline.norm_s.mlp_gamma), None, NONE, dtype, classes)
             self.conv_s = ConvAct(conv_s, NONE, dtype)
         self.conv_1 = ConvAct(conv_1, negative_slope, dtype)
-        self.mlp_shared = UpsampleConv(_shared(norms), scale, dtype)
-        self.scale, self.hidden = scale, HIDDEN * len(norms)
+        self.mlp_shared = UpsampleConv(_shared(norms), scale, dtype, classes)
+        self.larger, self.hidden = rewrites.CLASSES if classes else scale, HIDDEN * len(norms)
+        self.beside = self.middle if self.norm_s is not None and not classes else 0
 
     def forward(self, x: Tensor, stats: Tensor, feature: Tensor, want_stats: bool) -> tuple[Tensor, Tensor | None]:
         """x (B, H / 2, W / 2, C), its statistics, feature (B, H / scale, ...) -> (B, H, W, C') and its statistics."""
         batch, height, width, _ = feature.shape
-        room = self.hidden + (self.middle if self.norm_s is not None else 0)
-        buffer = feature.new_empty(batch, height * self.scale, width * self.scale, room)
+        buffer = feature.new_empty(batch, height * self.larger, width * self.larger, self.hidden + self.beside)
         actv = self.mlp_shared(feature, out=buffer[..., : self.hidden])
         dx = self.norm_0(actv[..., :HIDDEN], x, stats)
         inner = self.conv_0.new_stats(dx)
@@ -86,9 +95,14 @@ class FusedSPADEUpBlock(nn.Module):
         actv_1 = actv[..., HIDDEN : 2 * HIDDEN]
         if self.norm_s is None or self.conv_s is None:
             return self.conv_1(self.norm_1(actv_1, dx, inner), residual=x, stats=outer), outer
-        self.norm_1(actv_1, dx, inner, out=buffer[..., self.hidden :])
-        shortcut = self.conv_s(self.norm_s(actv[..., 2 * HIDDEN :], x, stats))
-        return self.conv_1(buffer[..., 2 * HIDDEN :], residual=shortcut, stats=outer), outer
+        actv_s = actv[..., 2 * HIDDEN :]
+        dx = self.norm_1(actv_1, dx, inner, out=buffer[..., self.hidden :] if self.beside else None)
+        shortcut = self.conv_s(self.norm_s(actv_s, x, stats))
+        if self.beta_s is not None:
+            shortcut = self.beta_s(actv_s, residual=shortcut)
+        else:
+            dx = buffer[..., 2 * HIDDEN :]
+        return self.conv_1(dx, residual=shortcut, stats=outer), outer
 
 
 class FusedSPADEDecoder(nn.Module):
@@ -97,11 +111,15 @@ class FusedSPADEDecoder(nn.Module):
     Args:
         baseline: in eval mode, float32 parameters; the layers are made on its device.
         dtype: of activations and weights: float16, bfloat16 or float32.
+        classes: keep the last block's hidden activations as a grid of classes, which saves a third of its products but
+            is slow without the kernels made for it. None: where those run on the baseline's device.
     """
 
-    def __init__(self, baseline: SPADEDecoder, dtype: torch.dtype) -> None:
+    def __init__(self, baseline: SPADEDecoder, dtype: torch.dtype, classes: bool | None = None) -> None:
         super().__init__()
         self.dtype = dtype
+        if classes is None:
+            classes = dtype == torch.float16 and _has_class_kernels(baseline)
         found = [baseline.get_submodule(f"G_middle_{i}") for i in range(NUM_MIDDLE_BLOCKS)]
         blocks = [block for block in found if isinstance(block, SPADEResnetBlock)]
         norms = [norm for block in blocks for norm in (block.norm_0, block.norm_1)]
@@ -109,7 +127,7 @@ class FusedSPADEDecoder(nn.Module):
         self.mlp_shared = ConvAct(_shared(norms), RELU, dtype)
         self.middle = nn.ModuleList(FusedSPADEBlock(block, dtype) for block in blocks)
         self.up_0 = FusedSPADEUpBlock(baseline.up_0, 2, NONE, dtype)
-        self.up_1 = FusedSPADEUpBlock(baseline.up_1, 4, LEAKY, dtype)
+        self.up_1 = FusedSPADEUpBlock(baseline.up_1, 4, LEAKY, dtype, classes)
         shuffled = isinstance(baseline.conv_img, nn.Sequential)
         conv = baseline.conv_img[0] if shuffled else baseline.conv_img  # type: ignore[index]
         upscale = baseline.conv_img[1].upscale_factor if shuffled else 1  # type: ignore[index]
@@ -135,8 +153,18 @@ class FusedSPADEDecoder(nn.Module):
         return self.conv_img(x, as_uint8)
 
 
-def _spade(norm: SPADE, dtype: torch.dtype) -> SpadeConv:
-    return SpadeConv(_weights.plain(norm.mlp_gamma), _weights.plain(norm.mlp_beta), LEAKY, dtype)
+def _has_class_kernels(baseline: SPADEDecoder) -> bool:
+    """Whether all three ops that read or write classes have their CUDA kernels for this network here."""
+    device, widths = (
+        baseline.fc.weight.device.type,
+        (baseline.up_1.conv_0.in_channels, baseline.up_1.conv_1.out_channels),
+    )
+    kernels = [ops.registry()[name].backends["cuda"] for name in ("conv_act", "spade_conv", "upsample_conv")]
+    return all(kernel.why_not(device) is None for kernel in kernels) and all(width % 32 == 0 for width in widths)
+
+
+def _spade(norm: SPADE, dtype: torch.dtype, classes: bool = False) -> SpadeConv:
+    return SpadeConv(_weights.plain(norm.mlp_gamma), _weights.plain(norm.mlp_beta), LEAKY, dtype, classes)
 
 
 def _shared(norms: list[SPADE]) -> _weights.Conv:

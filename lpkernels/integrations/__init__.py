@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lpkernels.integrations._construction import Acceleration
     from lpkernels.integrations._report import Report
-    from lpkernels.integrations.accelerate import accelerate, restore
+    from lpkernels.integrations.drop_in import accelerate, restore
 
-_HOME = {"Acceleration": "_construction", "Report": "_report", "accelerate": "accelerate", "restore": "accelerate"}
+_HOME = {"Acceleration": "_construction", "Report": "_report", "accelerate": "drop_in", "restore": "drop_in"}
 
 __all__ = ["Acceleration", "Report", "accelerate", "restore"]
 

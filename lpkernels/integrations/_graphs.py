@@ -6,7 +6,7 @@ import contextlib
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -49,6 +49,7 @@ class Frames:
             record = GraphRecorder(self._lane.stream)
         self._record = record
         self._frames: OrderedDict[tuple[Any, ...], _Frame] = OrderedDict()
+        self._done: torch.cuda.Event | None = None  # of the last call: the frames share one pool of memory
         self._lock = threading.Lock()
 
     @property
@@ -62,7 +63,8 @@ class Frames:
             with self._lock:
                 frame = self._frame(inputs)
                 if frame is not None:
-                    return frame(inputs, finish)
+                    with self._in_order(inputs[0].device):
+                        return frame(inputs, finish)
         return finish(self._run(*inputs), False)
 
     def _frame(self, inputs: Sequence[Tensor]) -> _Frame | None:
@@ -82,9 +84,25 @@ class Frames:
             self._record = None
             return None
         if len(self._frames) == FRAMES:
-            self._frames.popitem(last=False)[1].wait()  # it may still run
+            if self._done is not None:
+                self._done.synchronize()  # the oldest may still run
+            self._frames.popitem(last=False)
         self._frames[key] = frame
         return frame
+
+    @contextlib.contextmanager
+    def _in_order(self, device: torch.device) -> Iterator[None]:
+        """After the last call's work on the device, whichever stream that was on."""
+        if device.type != "cuda":
+            yield
+            return
+        stream = torch.cuda.current_stream(device)
+        if self._done is not None:
+            stream.wait_event(self._done)
+        try:
+            yield
+        finally:
+            self._done = stream.record_event()
 
 
 class _Frame:
@@ -92,8 +110,6 @@ class _Frame:
 
     def __init__(self, run: Run, inputs: Sequence[Tensor], constant: int, lane: Lane, record: Record) -> None:
         self._outputs: Outputs = ()
-        self._done: torch.cuda.Event | None = None
-        self._device = inputs[0].device
         self._loaded: list[Tensor | None] = [None] * constant
         # Buffers must stay writable, whatever mode the first caller is in.
         with torch.inference_mode(False), torch.no_grad(), lane.joined():
@@ -106,26 +122,9 @@ class _Frame:
             self._replay = record(once)
 
     def __call__(self, inputs: Sequence[Tensor], finish: Callable[[Outputs, bool], Answer]) -> Answer:
-        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
-        if stream is not None and self._done is not None:
-            stream.wait_event(self._done)  # the last caller's stream may be another
-        with self._finished(stream):
-            self._load(inputs)
-            self._replay()
-            return finish(self._outputs, True)
-
-    def wait(self) -> None:
-        """Wait on the host for the last call."""
-        if self._done is not None:
-            self._done.synchronize()
-
-    @contextlib.contextmanager
-    def _finished(self, stream: torch.cuda.Stream | None) -> Any:
-        try:
-            yield
-        finally:
-            if stream is not None:
-                self._done = stream.record_event()
+        self._load(inputs)
+        self._replay()
+        return finish(self._outputs, True)
 
     def _load(self, inputs: Sequence[Tensor]) -> None:
         for index, (buffer, tensor) in enumerate(zip(self._inputs, inputs, strict=True)):

@@ -40,9 +40,8 @@ def appearance_feature_extractor(shapes: Shapes) -> AppearanceFeatureExtractorCo
 def motion_extractor(shapes: Shapes) -> MotionExtractorConfig:
     """M: any depths and dims of ConvNeXt V2."""
     steps = _count(shapes, "detector.downsample_layers.")
-    dims = (shapes["detector.downsample_layers.0.0.weight"][0],) + tuple(
-        shapes[f"detector.downsample_layers.{step}.1.weight"][0] for step in range(1, steps)
-    )
+    convs = ["0.0", *(f"{step}.1" for step in range(1, steps))]  # before its norm in the stem, after it elsewhere
+    dims = tuple(shapes[f"detector.downsample_layers.{conv}.weight"][0] for conv in convs)
     depths = tuple(_count(shapes, f"detector.stages.{stage}.") for stage in range(steps))
     return MotionExtractorConfig(
         num_kp=_exactly(shapes["detector.fc_kp.weight"][0], 3),

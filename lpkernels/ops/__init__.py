@@ -1,5 +1,6 @@
 """The ops: one file each, with its schema, argument checks, fake kernel and choice of backend."""
 
+from lpkernels.ops._conv import pack_class_weight
 from lpkernels.ops._op import Backend, Choice, Op, registry, requested_backends, use_backend
 from lpkernels.ops.conv_act import conv_act, pack_conv_weight
 from lpkernels.ops.conv_img import conv_img
@@ -38,6 +39,7 @@ __all__ = [
     "mask_conv3d",
     "norm_downsample",
     "occlusion_head",
+    "pack_class_weight",
     "pack_conv_weight",
     "pack_gamma_weight",
     "pack_mask_weight",

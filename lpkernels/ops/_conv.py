@@ -12,13 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lpkernels import _checks
+from lpkernels import _checks, rewrites
 from lpkernels._channels_last import pixel_stride as pixel_stride
 from lpkernels._channels_last import pixels as pixels
 from lpkernels._channels_last import planes as planes
 from lpkernels.ops._op import Signature
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+CLASSES_REFUSED = "grids of classes are for the Hopper kernels, and for PyTorch to check them"
 WEIGHT_MULTIPLE = 8  # channels of a packed weight: 16 bytes of halves, what tensor cores' loads want
 
 
@@ -97,6 +98,39 @@ def no_overlap(name: str, written: Tensor, **inputs: Tensor | None) -> None:
             )
 
 
+def pack_class_weight(weight: Tensor) -> Tensor:
+    """A packed weight (O, 3, 3, C) for an image given as its classes: (16 O, 3, 3, C), phase by phase.
+
+    Pack in float32 or float64, cast afterwards: taps are summed (``lpkernels.rewrites.class_conv_phases``).
+
+    Raises:
+        ValueError: not the packed weight of a 3x3 convolution.
+    """
+    _checks.shape("weight", _checks.is_tensor("weight", weight), ("O", 3, 3, "C"))
+    return pixels(rewrites.class_conv_phases(planes(weight)).flatten(0, 1)).contiguous()
+
+
+def reads_classes(name: str, x: Tensor, weight: Tensor, bias: object) -> bool:
+    """Whether ``weight`` has the 16 kernels for each bias that read classes; then ``x`` must be a grid of them.
+
+    Raises:
+        ValueError: ``x`` is no picture whose H and W are multiples of 3.
+    """
+    outputs = _checks.is_tensor("bias", bias).shape[:1]
+    if tuple(weight.shape[:1]) != tuple(len(rewrites.CLASS_OF_ROW) ** 2 * size for size in outputs):
+        return False
+    if x.dim() != 4 or x.shape[1] % rewrites.CLASSES or x.shape[2] % rewrites.CLASSES:
+        raise ValueError(
+            f"{name} must be a grid of classes (B, 3h, 3w, C) for a weight of 16 phases, got {tuple(x.shape)}"
+        )
+    return True
+
+
+def of_classes(size: int) -> int:
+    """Height or width of the image that a grid of classes stands for."""
+    return size // rewrites.CLASSES * len(rewrites.CLASS_OF_ROW)
+
+
 def pad_channels(tensor: Tensor, multiple: int) -> Tensor:
     """The last axis padded with zeros to a multiple; contiguous."""
     missing = -tensor.shape[-1] % multiple
@@ -109,18 +143,24 @@ def torch_why_not(device_type: str) -> str | None:
 
 
 def hopper_refuses(signature: Signature) -> str | None:
-    """Why a Hopper convolution cannot take a call whose first tensors are x and weight ([P,] O, taps..., C).
+    """Why a Hopper convolution cannot take a call whose first tensors are x, weight and bias.
 
     Its matrix tiles step through channels by 16 and through outputs by 32.
     """
-    (x_shape, dtype), (weight_shape, _), *_ = signature
-    channels, outputs = x_shape[-1], weight_shape[-len(x_shape)]
+    (x_shape, dtype), _, ((outputs,), _), *_ = signature
+    channels = x_shape[-1]
     if dtype != torch.float16 or channels % 16 or outputs % 32:
         return (
             f"made for float16, channels in multiples of 16 and outputs in multiples of 32; "
             f"got {dtype}, {channels}, {outputs}"
         )
     return None
+
+
+def triton_refuses(signature: Signature) -> str | None:
+    """Why a Triton convolution cannot take a call whose first tensors are x, weight and bias."""
+    _, (weight_shape, _), (bias_shape, _), *_ = signature
+    return None if weight_shape[:1] == bias_shape else CLASSES_REFUSED
 
 
 def spatial_dims(like: Tensor) -> tuple[str, ...]:

@@ -59,8 +59,8 @@ def _written(compute: Callable[[Tensor], torch.dtype]) -> Callable[..., None]:
 
 
 def _hopper_refuses(signature: Signature) -> str | None:
-    (x_shape, dtype), (weight_shape, _), *_ = signature
-    if (x_shape[-1], weight_shape[0], dtype) == (144, 144, torch.float16):
+    (x_shape, dtype), _, ((outputs,), _), *_ = signature
+    if (x_shape[-1], outputs, dtype) == (144, 144, torch.float16):
         return None  # the hourglass's last convolution has a tile of its own
     return _conv.hopper_refuses(signature)
 
@@ -71,7 +71,7 @@ _OP = Op(
     _fake,
     (
         native("conv_act", "cuda", hopper=True, refuses=_hopper_refuses),
-        triton_kernel("conv_act", _load),
+        triton_kernel("conv_act", _load, refuses=_conv.triton_refuses),
         Backend("torch", _conv.torch_why_not, _written(lambda x: x.dtype)),
         reference(_written(lambda x: torch.float32)),
     ),
@@ -98,8 +98,10 @@ def conv_act(
     multiply by the occlusion map, and leave behind what the next instance norm asks of its answer.
 
     Args:
-        x: (B, H, W, C) or (B, D, H, W, C), channels-last (slices of a wider buffer too), float16, bfloat16 or float32.
-        weight: (O, taps..., C), 1 or 3 taps an axis, the dtype of ``x``: ``pack_conv_weight``.
+        x: (B, H, W, C) or (B, D, H, W, C), channels-last (slices of a wider buffer too), float16, bfloat16 or float32;
+            or the classes (B, 3h, 3w, C) of a picture H, W = 4h, 4w (``upsample_conv``).
+        weight: (O, taps..., C), 1 or 3 taps an axis, the dtype of ``x``: ``pack_conv_weight``; for classes
+            (16 O, 3, 3, C), ``pack_class_weight`` of it.
         bias: (O,), float32.
         negative_slope: 1 for no activation, 0 for ReLU.
         residual: the shape of the answer, or half its H and W (2D only: it is enlarged, nearest); the dtype of ``x``.
@@ -123,15 +125,19 @@ def conv_act(
     _conv.weight("weight", weight, x, ("O", *(f"k{axis.lower()}" for axis in spatial), x.shape[-1]))
     if any(size not in (1, 3) for size in taps):
         raise ValueError(f"weight must have 1 or 3 taps an axis, got {tuple(weight.shape)}")
-    outputs = weight.shape[0]
+    classes = _conv.reads_classes("x", x, weight, bias)
+    outputs = bias.shape[0] if classes else weight.shape[0]
     _conv.float32("bias", bias, x, (outputs,))
-    shape = (*x.shape[:-1], outputs)
+    grid = [_conv.of_classes(size) for size in x.shape[1:3]] if classes else x.shape[1:-1]
+    shape = (x.shape[0], *grid, outputs)
+    if classes and stats is not None:
+        raise ValueError("stats are not made from a grid of classes: leave them out")
     if residual is not None:
         _check_residual(residual, shape, x)
     if gain is not None:
         if x.dim() == 5:
             raise ValueError(f"gain goes with pictures (B, H, W, C), got x of shape {tuple(x.shape)}")
-        _conv.float32("gain", gain, x, tuple(x.shape[:-1]))
+        _conv.float32("gain", gain, x, shape[:-1])
     inputs = {"x": x, "weight": weight, "bias": bias, "residual": residual, "gain": gain}
     out = _conv.output(out, shape, x, **inputs)
     if stats is not None:

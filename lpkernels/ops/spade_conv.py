@@ -95,7 +95,7 @@ _OP = Op(
     _fake,
     (
         native("spade_conv", "cuda", hopper=True, refuses=_hopper_refuses),
-        triton_kernel("spade_conv", _load),
+        triton_kernel("spade_conv", _load, refuses=_conv.triton_refuses),
         Backend("torch", _conv.torch_why_not, _written(lambda actv: actv.dtype)),
         reference(_written(lambda actv: torch.float32)),
     ),
@@ -121,9 +121,9 @@ def spade_conv(
 
     Args:
         actv: (B, H, W, K), channels-last (a slice of the merged ``mlp_shared``'s answer too), float16, bfloat16 or
-            float32.
+            float32; or the classes (B, 3h, 3w, K) of activations H, W = 4h, 4w (``upsample_conv``).
         weight: (2C, 3, 3, K) of ``pack_spade_weight``, or (C, 3, 3, K) of ``pack_gamma_weight``, then beta is zero;
-            the dtype of ``x``.
+            the dtype of ``x``. For classes 16 times as many rows: ``pack_class_weight`` of it.
         bias: (2C,) or (C,), float32, from the same function.
         x: (B, H, W, C), or (B, H/2, W/2, C), which is then read as enlarged (nearest); channels-last, the dtype of
             ``actv``.
@@ -145,12 +145,16 @@ def spade_conv(
     batch, height, width, inputs = actv.shape
     channels = x.shape[-1]
     _conv.weight("weight", weight, x, ("2C", TAPS, TAPS, inputs))
-    if weight.shape[0] not in (channels, 2 * channels):
+    classes = _conv.reads_classes("actv", actv, weight, bias)
+    rows = bias.shape[0] if classes else weight.shape[0]
+    if rows not in (channels, 2 * channels):
         raise ValueError(
             f"weight must have {2 * channels} rows (gamma and beta) or {channels} (gamma alone) for the {channels} "
             f"channels of x, got {tuple(weight.shape)}"
         )
-    _conv.float32("bias", bias, x, (weight.shape[0],))
+    _conv.float32("bias", bias, x, (rows,))
+    if classes:
+        height, width = _conv.of_classes(height), _conv.of_classes(width)
     if tuple(x.shape[:3]) not in ((batch, height, width), (batch, height / 2, width / 2)):
         raise ValueError(f"x must have H and W of actv, {height} and {width}, or half of both, got {tuple(x.shape)}")
     _conv.float32("stats", stats, x, (batch, channels, 2))

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from lpkernels import _checks, ref
 from lpkernels.ops import _conv
-from lpkernels.ops._op import Backend, Op, native, reference, triton_kernel
-from lpkernels.rewrites import upsample_conv_phases
+from lpkernels.ops._op import Backend, Op, Signature, native, reference, triton_kernel
+from lpkernels.rewrites import CLASSES, upsample_conv_phases
 
 SCALES = {4: 2, 9: 4}  # number of phases: scale
 
@@ -52,12 +52,23 @@ def _load() -> Callable[..., None]:
     return upsample_conv
 
 
-def _torch(x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float, out: Tensor) -> None:
-    out.copy_(ref.upsample_conv_in(x.dtype, x, weight, bias, negative_slope))
+def _written(compute: Callable[[Tensor], torch.dtype]) -> Callable[..., None]:
+    """The reference's arithmetic in a dtype, written into ``out``."""
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float, out: Tensor) -> None:
+        out.copy_(ref.upsample_conv_in(compute(x), x, weight, bias, negative_slope, _stores_classes(x, out)))
+
+    return run
 
 
-def _reference(x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float, out: Tensor) -> None:
-    out.copy_(ref.upsample_conv_in(torch.float32, x, weight, bias, negative_slope))
+def _stores_classes(x: Tensor, out: Tensor) -> bool:
+    return out.shape[-3] == CLASSES * x.shape[-3]
+
+
+def _triton_refuses(signature: Signature) -> str | None:
+    (x_shape, _), *_, (out_shape, _) = signature
+    stores_classes = len(out_shape) == 4 and out_shape[1] == CLASSES * x_shape[1]
+    return _conv.CLASSES_REFUSED if stores_classes else None
 
 
 _OP = Op(
@@ -65,15 +76,20 @@ _OP = Op(
     _fake,
     (
         native("upsample_conv", "cuda", hopper=True, refuses=_conv.hopper_refuses),
-        triton_kernel("upsample_conv", _load),
-        Backend("torch", _conv.torch_why_not, _torch),
-        reference(_reference),
+        triton_kernel("upsample_conv", _load, refuses=_triton_refuses),
+        Backend("torch", _conv.torch_why_not, _written(lambda x: x.dtype)),
+        reference(_written(lambda x: torch.float32)),
     ),
 )
 
 
 def upsample_conv(
-    x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float = 1.0, out: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    negative_slope: float = 1.0,
+    out: Tensor | None = None,
+    classes: bool = False,
 ) -> Tensor:
     """Nearest upsampling of h and w by s, a convolution of three taps an axis with padding 1, bias, activation::
 
@@ -88,9 +104,11 @@ def upsample_conv(
         bias: (O,), float32.
         negative_slope: 1 for no activation, 0 for ReLU.
         out: where to write y, channels-last, over none of the inputs; None: a new tensor.
+        classes: with scale 4, 2D: y takes 3 values per small pixel and axis; store those alone, (B, 3 H, 3 W, O), for
+            ``conv_act`` and ``spade_conv`` to read with fewer taps (``lpkernels.rewrites.class_conv_phases``).
 
     Returns:
-        y, (B, [D,] s H, s W, O), which is ``out``.
+        y, (B, [D,] s H, s W, O), or its classes, which is ``out``.
 
     Raises:
         TypeError: an argument is no tensor or has a wrong dtype.
@@ -107,7 +125,10 @@ def upsample_conv(
         raise ValueError(f"weight must have 4 phases (scale 2) or 9 (scale 4), got {tuple(weight.shape)}")
     scale = SCALES[phases]
     _conv.float32("bias", bias, x, (outputs,))
-    shape = (*outer, scale * height, scale * width, outputs)
+    if classes and (scale != 4 or x.dim() == 5):
+        raise ValueError(f"classes needs pictures and scale 4 (9 phases), got {tuple(x.shape)} and {phases} phases")
+    larger = CLASSES if classes else scale
+    shape = (*outer, larger * height, larger * width, outputs)
     out = _conv.output(out, shape, x, x=x, weight=weight, bias=bias)
     _OP(x, weight, bias, float(negative_slope), out)
     return out

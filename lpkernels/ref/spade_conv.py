@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lpkernels import rewrites
 from lpkernels._channels_last import pixels, planes
-from lpkernels.ref.conv_act import activation
+from lpkernels.ref.conv_act import activation, convolved
 
 
 def spade_conv(
@@ -29,13 +29,13 @@ def spade_conv_in(
     negative_slope: float = 0.2,
 ) -> Tensor:
     """The same with all arithmetic in the dtype ``compute``; (B, H, W, C)."""
-    columns = F.conv2d(planes(actv.to(compute)), planes(weight.to(compute)), bias.to(compute), padding=1)
+    columns = convolved(planes(actv.to(compute)), planes(weight.to(compute)), bias.to(compute))
     large = planes(x.to(compute))
     if large.shape[2:] != columns.shape[2:]:
         large = F.interpolate(large, scale_factor=2)
     mean, rstd = stats.to(compute)[..., None, None].unbind(2)
     y = (large - mean) * rstd
-    if weight.shape[0] == x.shape[-1]:
+    if bias.shape[0] == x.shape[-1]:
         y = y * columns
     else:
         gamma, beta = rewrites.split_gamma_beta(columns, 1)

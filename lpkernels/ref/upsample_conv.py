@@ -10,17 +10,24 @@ from lpkernels._channels_last import pixels, planes
 from lpkernels.ref.conv_act import activation
 
 
-def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float = 1.0) -> Tensor:
-    """act(conv(nearest upsample of x) + bias); see ``lpkernels.ops.upsample_conv`` for shapes and phases.
+def upsample_conv(
+    x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float = 1.0, classes: bool = False
+) -> Tensor:
+    """act(conv(nearest upsample of x) + bias); see ``lpkernels.ops.upsample_conv`` for shapes, phases and classes.
 
     In FP32 (FP64 for FP64 inputs).
     """
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return upsample_conv_in(compute, x, weight, bias, negative_slope)
+    return upsample_conv_in(compute, x, weight, bias, negative_slope, classes)
 
 
 def upsample_conv_in(
-    compute: torch.dtype, x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float = 1.0
+    compute: torch.dtype,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    negative_slope: float = 1.0,
+    classes: bool = False,
 ) -> Tensor:
     """The same with all arithmetic in the dtype ``compute``."""
     phases, outputs = weight.shape[:2]
@@ -28,13 +35,15 @@ def upsample_conv_in(
     convolve = F.conv3d if x.dim() == 5 else F.conv2d
     y = pixels(convolve(planes(x.to(compute)), planes(weight.to(compute).flatten(0, 1)), padding=1))
     *outer, height, width, _ = x.shape
-    large = y.new_empty(*outer, scale * height, scale * width, outputs)
-    for row in range(scale):
-        for column in range(scale):
+    stored = (0, 1, 3) if classes else range(scale)  # of the large pixels of a small one, along an axis
+    step = len(stored)
+    large = y.new_empty(*outer, step * height, step * width, outputs)
+    for i, row in enumerate(stored):
+        for j, column in enumerate(stored):
             (row_phase, h), (column_phase, w) = phase_of(row, scale), phase_of(column, scale)
             first = (row_phase * (2 if scale == 2 else 3) + column_phase) * outputs
             picked = y[..., h : h + height, w : w + width, first : first + outputs]
-            large[..., row::scale, column::scale, :] = picked
+            large[..., i::step, j::step, :] = picked
     return activation(large + bias.to(compute), negative_slope)
 
 

@@ -24,7 +24,7 @@ EPSILON = tl.constexpr(1e-6)
 
 
 @triton.jit
-def after_previous(OVERLAP: tl.constexpr):  # type: ignore[no-untyped-def]
+def after_previous(OVERLAP: tl.constexpr):
     """Wait for the kernel before this one, then let the one after it be launched."""
     if OVERLAP:
         cuda.gdc_wait()

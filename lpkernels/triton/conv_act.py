@@ -24,7 +24,7 @@ EPS = tl.constexpr(1e-5)  # of InstanceNorm
 
 
 @triton.jit
-def _epilogue(  # type: ignore[no-untyped-def]
+def _epilogue(
     y,
     bias,
     residual,
@@ -71,7 +71,7 @@ def _epilogue(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _combine(  # type: ignore[no-untyped-def]
+def _combine(
     partial, stats, blocks, pixels, channels, PIXELS: tl.constexpr, BLOCKS: tl.constexpr, CHANNELS: tl.constexpr
 ):
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)

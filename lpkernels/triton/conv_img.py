@@ -21,9 +21,7 @@ VALUES = 1024
 
 
 @triton.jit
-def _picture(  # type: ignore[no-untyped-def]
-    y, bias, image, height, width, upscale, AS_UINT8: tl.constexpr, VALUES: tl.constexpr
-):
+def _picture(y, bias, image, height, width, upscale, AS_UINT8: tl.constexpr, VALUES: tl.constexpr):
     batch = tl.program_id(1).to(tl.int64)
     rows, columns = height * upscale, width * upscale
     value = tl.program_id(0) * VALUES + tl.arange(0, VALUES)

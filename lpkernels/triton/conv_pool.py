@@ -20,9 +20,7 @@ TILE = 2048  # answers of a program: 16 for each of 128 threads, each of four va
 
 
 @triton.jit
-def _bias_relu_pool(  # type: ignore[no-untyped-def]
-    y, bias, out, pixels, width, channels, out_stride, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
-):
+def _bias_relu_pool(y, bias, out, pixels, width, channels, out_stride, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
     """``pixels`` and ``width`` are those of ``out``."""
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)

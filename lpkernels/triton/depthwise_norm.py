@@ -22,7 +22,7 @@ RUNS = ((4, 65536), (2, 32768), (1, 0))  # pixels of a run, from how many vector
 
 
 @triton.jit
-def _normalized(sums, bias, exists, C: tl.constexpr):  # type: ignore[no-untyped-def]
+def _normalized(sums, bias, exists, C: tl.constexpr):
     v = sums + bias
     mean = tl.sum(v, 1) / C
     centred = tl.where(exists, v - mean[:, None], 0.0)
@@ -31,12 +31,12 @@ def _normalized(sums, bias, exists, C: tl.constexpr):  # type: ignore[no-untyped
 
 
 @triton.jit
-def _tap(weight, exists):  # type: ignore[no-untyped-def]
+def _tap(weight, exists):
     return tl.load(weight, exists, 0.0).to(tl.float32)
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _kernel(
     x,
     weight,
     bias,

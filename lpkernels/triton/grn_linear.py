@@ -25,7 +25,7 @@ TILES = ((64, 32), (32, 32), (16, 32))
 
 
 @triton.jit
-def _norms(squares, k, K, BLOCKS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _norms(squares, k, K, BLOCKS: tl.constexpr):
     total = tl.load(squares + k, k < K, 0.0)
     for block in tl.static_range(1, BLOCKS):  # a loop proper would keep the one around it from being pipelined
         total += tl.load(squares + block * K + k, k < K, 0.0)
@@ -33,7 +33,7 @@ def _norms(squares, k, K, BLOCKS: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _kernel(
     x,
     squares,
     gamma,

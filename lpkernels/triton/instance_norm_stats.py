@@ -20,9 +20,7 @@ TILE = 4096  # elements of a program: 32 for each of 128 threads
 
 
 @triton.jit
-def _blocks(  # type: ignore[no-untyped-def]
-    x, partial, pixels, channels, stride, PIXELS: tl.constexpr, CHANNELS: tl.constexpr
-):
+def _blocks(x, partial, pixels, channels, stride, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
     block, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
     pixel = block * PIXELS + tl.arange(0, PIXELS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)

@@ -23,7 +23,7 @@ PROGRAMS = 64  # with fewer of them the columns of a program are halved
 
 
 @triton.jit
-def _gelu(v):  # type: ignore[no-untyped-def]
+def _gelu(v):
     """max(v, 0) - |v| / 2 * erfc(|v| / sqrt(2)), erfc by Abramowitz and Stegun 7.1.26: no branch, within 4e-7."""
     size = tl.abs(v)
     t = 1.0 / (1.0 + (0.3275911 * 0.7071067811865476) * size)
@@ -32,7 +32,7 @@ def _gelu(v):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _kernel(
     x,
     weight,
     bias,

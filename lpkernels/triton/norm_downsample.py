@@ -22,7 +22,7 @@ TILES = ((64, 64), (32, 64), (32, 32), (16, 32))
 
 
 @triton.jit
-def _tap(values, BLOCK_M: tl.constexpr):  # type: ignore[no-untyped-def]
+def _tap(values, BLOCK_M: tl.constexpr):
     """One number per (pixel, tap), (4 * BLOCK_M,), as one vector (BLOCK_M,) per tap."""
     even, odd = tl.split(tl.reshape(values, (BLOCK_M, 2, 2)))
     first, third = tl.split(even)
@@ -31,7 +31,7 @@ def _tap(values, BLOCK_M: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _stats(x, place, exists, channels, ROWS: tl.constexpr, CHUNK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _stats(x, place, exists, channels, ROWS: tl.constexpr, CHUNK: tl.constexpr):
     """Mean and 1 / sqrt(var + eps) of the pixels that begin at ``place``."""
     mean = tl.zeros((ROWS,), tl.float32)
     m2 = tl.zeros((ROWS,), tl.float32)
@@ -50,7 +50,7 @@ def _stats(x, place, exists, channels, ROWS: tl.constexpr, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _kernel(
     x,
     weight,
     bias,

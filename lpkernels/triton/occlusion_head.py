@@ -20,9 +20,7 @@ PIXELS = 16  # 256 programs at 64x64, to keep many loads under way
 
 
 @triton.jit
-def _shifted_sum(  # type: ignore[no-untyped-def]
-    columns, bias, out, depth, height, width, rows, TAPS: tl.constexpr, PIXELS: tl.constexpr
-):
+def _shifted_sum(columns, bias, out, depth, height, width, rows, TAPS: tl.constexpr, PIXELS: tl.constexpr):
     image, pixels = tl.program_id(1).to(tl.int64), height * width
     tap = tl.arange(0, TAPS)[:, None]
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)[None, :]

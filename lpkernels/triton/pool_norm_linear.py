@@ -18,7 +18,7 @@ from lpkernels.triton._convnext import EPSILON, after_previous, overlap
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _kernel(
     x,
     weight,
     bias,

@@ -21,7 +21,7 @@ TILE = 4096  # elements of a program: 32 for each of 128 threads, of each of thr
 
 
 @triton.jit
-def _modulate(  # type: ignore[no-untyped-def]
+def _modulate(
     y,
     bias,
     x,

@@ -20,7 +20,7 @@ TILE = 4096  # elements of a program: 32 for each of 128 threads
 
 
 @triton.jit
-def _pick_phases(  # type: ignore[no-untyped-def]
+def _pick_phases(
     y,
     bias,
     out,

@@ -15,8 +15,10 @@ from tests.fused.networks import channels_last, exact_ops, feature, in_double, r
 from tests.ops import contract
 
 
-def fused(model: LivePortrait | None = None, dtype: torch.dtype = torch.float32) -> FusedSPADEDecoder:
-    return FusedSPADEDecoder((model or tiny()).spade_generator, dtype)
+def fused(
+    model: LivePortrait | None = None, dtype: torch.dtype = torch.float32, classes: bool | None = None
+) -> FusedSPADEDecoder:
+    return FusedSPADEDecoder((model or tiny()).spade_generator, dtype, classes)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -27,19 +29,21 @@ def test_matches_the_baseline(batch: int) -> None:
     assert relative_error(image, tiny().decode(feature(batch))) <= 1e-4
 
 
-def test_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("classes", [False, True])
+def test_is_exact(monkeypatch: pytest.MonkeyPatch, classes: bool) -> None:
     monkeypatch.setattr(_layers, "ops", exact_ops())
-    came = fused(dtype=torch.float64)(channels_last(feature().double()))
+    came = fused(dtype=torch.float64, classes=classes)(channels_last(feature().double()))
     assert relative_error(came, in_double(tiny().spade_generator)(feature().double())) <= 1e-9
 
 
 @pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("classes", [False, True])
 @pytest.mark.parametrize("changes", [{"upscale": 1}, {"out_channels": 64}])
-def test_variants(changes: dict[str, int]) -> None:
+def test_variants(changes: dict[str, int], classes: bool) -> None:
     """Without a pixel shuffle; and with a last block that keeps its width, so that it has no shortcut of its own."""
     model = tiny(**changes)
     assert model.spade_generator.up_1.learned_shortcut == ("upscale" in changes)
-    image = fused(model)(channels_last(feature(side=8)))
+    image = fused(model, classes=classes)(channels_last(feature(side=8)))
     assert relative_error(image, model.decode(feature(side=8))) <= 1e-4
 
 
@@ -55,6 +59,11 @@ def test_bytes_are_the_picture() -> None:
     assert picture.dtype == torch.uint8
     assert picture.shape == (2, 128, 128, 3)
     assert ((picture.float() / 255).permute(0, 3, 1, 2) - image).abs().max() <= 1.001 / 255
+
+
+def test_classes_are_left_to_the_kernels_made_for_them() -> None:
+    assert not fused().up_1.mlp_shared.classes
+    assert not fused(dtype=torch.float16).up_1.mlp_shared.classes
 
 
 def test_the_baseline_stays_as_it_is() -> None:
