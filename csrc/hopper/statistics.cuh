@@ -68,38 +68,43 @@ __device__ void column_statistics(const ConvShape& shape, const ConvBlock& block
   }
 }
 
+// Mean and M2 of `count` values.
+struct Moments {
+  float count, mean, m2;
+
+  // Those of both (Chan et al. 1979): stable, for nothing large is subtracted.
+  __device__ void add(const Moments& other) {
+    const float all = count + other.count, difference = other.mean - mean;
+    const float part = all > 0.f ? other.count / all : 0.f;
+    mean = fmaf(difference, part, mean);
+    m2 += other.m2 + difference * difference * count * part;
+    count = all;
+  }
+};
+
 // stats[b][n] = mean and 1 / sqrt(var + eps), var biased. A block owns 32 outputs of an image, 8 threads for each.
 static __global__ void combine_statistics_kernel(const ConvShape shape, const float2* partials, float2* stats) {
   wait_for_kernel_before();
-  __shared__ float shared[8][32];
+  __shared__ Moments shared[8][32];
   const int lane = threadIdx.x, slice = threadIdx.y, n = blockIdx.x * 32 + lane;
   const int count = tiles(shape) / shape.batch;
   const float2* of_image = partials + int64_t{blockIdx.y} * count * shape.outputs + n;
-  const auto total = [&](float part) {
-    shared[slice][lane] = part;
-    __syncthreads();
-    float sum = 0.f;
-    for (int i = 0; i < 8; ++i) {
-      sum += shared[i][lane];
-    }
-    __syncthreads();
-    return sum;
-  };
-  const float pixels = static_cast<float>(shape.depth) * shape.height * shape.width;
-  float part = 0.f;
+  Moments moments{};
+#pragma unroll 4
   for (int tile = slice; n < shape.outputs && tile < count; tile += 8) {
-    part += tile_pixels(shape, tile) * of_image[int64_t{tile} * shape.outputs].x;
+    const float2 part = of_image[int64_t{tile} * shape.outputs];
+    moments.add({static_cast<float>(tile_pixels(shape, tile)), part.x, part.y});
   }
-  const float mean = total(part) / pixels;
-  part = 0.f;
-  for (int tile = slice; n < shape.outputs && tile < count; tile += 8) {
-    const float2 at = of_image[int64_t{tile} * shape.outputs];
-    part += at.y + tile_pixels(shape, tile) * (at.x - mean) * (at.x - mean);
+  shared[slice][lane] = moments;
+  __syncthreads();
+  if (slice > 0 || n >= shape.outputs) {
+    return;
   }
-  const float variance = total(part) / pixels;
-  if (slice == 0 && n < shape.outputs) {
-    stats[int64_t{blockIdx.y} * shape.outputs + n] = make_float2(mean, rsqrtf(variance + kInstanceNormEps));
+  for (int i = 1; i < 8; ++i) {
+    moments.add(shared[i][lane]);
   }
+  stats[int64_t{blockIdx.y} * shape.outputs + n] =
+      make_float2(moments.mean, rsqrtf(moments.m2 / moments.count + kInstanceNormEps));
 }
 
 inline void combine_statistics(const ConvShape& shape, const float2* partials, float2* stats, cudaStream_t stream) {
