@@ -63,7 +63,7 @@ class Context:
     def harness(self) -> Harness:
         effort = Effort(seconds=self.options.seconds)
         if self.device.type != "cuda":
-            effort = dataclasses.replace(effort, min_rounds=5, max_rounds=50, patience=1.0)
+            effort = dataclasses.replace(effort, min_rounds=5, max_rounds=50, patience=0.5)
         return Harness(self.device, effort, self.options.selected, progress=self.progress)
 
     @cached_property

@@ -151,10 +151,10 @@ def build_own(model: LivePortrait, form: Form, device: torch.device) -> Candidat
 
 
 def twin(model: LivePortrait, dtype: torch.dtype) -> LivePortrait:
-    """The same weights under another compute dtype."""
+    """A copy under another compute dtype, with weights of its own: memory counts them as it counts the baselines'."""
     with torch.device("meta"):
         other = LivePortrait(model.config, dtype=dtype)
-    other.load_state_dict(model.state_dict(), assign=True)
+    other.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
     return other
 
 

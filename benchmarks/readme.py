@@ -36,7 +36,7 @@ def _networks(kept: Records) -> Table:
 
 
 def _ops(kept: Records) -> Table:
-    return against([one for one in kept.level("ops") if one.status != "skipped"], "baseline-half")
+    return against(_ran(kept, "ops"), "baseline-half", memory=False)
 
 
 TABLES: dict[str, Callable[[Records], Table | None]] = {

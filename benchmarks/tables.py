@@ -156,19 +156,21 @@ def memory_and_warmup(measurements: list[Measurement]) -> Table:
     return Table(heading, rows)
 
 
-def against(measurements: list[Measurement], *baselines: str) -> Table:
-    """Median, the ratio to each baseline provider of the same work, error, and memory with its share of the first's."""
+def against(measurements: list[Measurement], *baselines: str, memory: bool = True) -> Table:
+    """Median, the ratio to each baseline provider of the same work, error; ``memory``: its peak beside the first's."""
     rows = []
+    shapes: dict[str, set[str]] = {}
+    for item in measurements:
+        shapes.setdefault(item.subject, set()).add(item.shape)
     for item in measurements:
         name = item.subject + (f" x{item.batch}" if item.batch != 1 else "")
+        name += f" ({item.shape})" if len(shapes[item.subject]) > 1 else ""
         median = milliseconds(item.median_ms) or item.status
         error = error_text(item) if item.status == "ok" else ""
-        memory = memory_text(item, measurements, baselines[0])
-        rows.append([name, item.provider, median, *ratios(item, measurements, baselines), error, memory])
-    heading = ["subject", "provider", "median", *(f"vs {name}" for name in baselines), "error", "peak memory"]
-    if not any(row[-1] for row in rows):
-        heading, rows = heading[:-1], [row[:-1] for row in rows]
-    return Table(heading, rows)
+        peak = [memory_text(item, measurements, baselines[0])] if memory else []
+        rows.append([name, item.provider, median, *ratios(item, measurements, baselines), error, *peak])
+    heading = ["subject", "provider", "median", *(f"vs {name}" for name in baselines), "error"]
+    return Table([*heading, *(["peak memory"] if memory else [])], rows)
 
 
 def ratios(one: Measurement, measurements: list[Measurement], baselines: Sequence[str]) -> list[str]:

@@ -8,7 +8,6 @@
 #include "common/kernel_table.h"
 #include "hopper/activation.h"
 #include "hopper/epilogue.cuh"
-#include "hopper/halo_conv.cuh"
 #include "hopper/statistics.cuh"
 
 #include <optional>
@@ -75,20 +74,22 @@ struct ConvAct {
   }
 };
 
-using Narrow = ConvConfig</*BlockM=*/256, /*BlockN=*/64, /*Stages=*/5>;
-using Square = ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>;
-using Wide = ConvConfig</*BlockM=*/128, /*BlockN=*/256, /*Stages=*/4>;
+using Narrow = BoxLoop<ConvConfig</*BlockM=*/256, /*BlockN=*/64, /*Stages=*/5>>;
+using Square = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>>;
+using Wide = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/256, /*Stages=*/4>>;
 // The hourglass's last convolution: 142 channels on 142, padded.
-using Hourglass = HaloConfig</*TileH=*/4, /*TileW=*/64, /*BlockN=*/144, /*TapsH=*/3, /*XStages=*/2, /*WeightStages=*/6,
-                             /*Channels=*/144>;
+using Hourglass = HaloLoop</*TileH=*/4, /*TileW=*/64, /*BlockN=*/144, /*TapsH=*/3, /*XStages=*/2, /*WeightStages=*/6,
+                           /*Channels=*/144>;
 // Few outputs: 8 rows of 32 pixels read their halo 1.9 times less often than single boxes would.
-using NarrowHalo = HaloConfig</*TileH=*/8, /*TileW=*/32, /*BlockN=*/64, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/9>;
+using NarrowHalo = HaloLoop</*TileH=*/8, /*TileW=*/32, /*BlockN=*/64, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/9>;
 
 void check_same_grid(const char* name, const Activation& other, const Activation& out, int shift) {
   STD_TORCH_CHECK(other.batch == out.batch && other.depth == out.depth && other.height << shift == out.height &&
                       other.width << shift == out.width && other.channels == out.channels,
                   "conv_act: ", name, " does not fit out");
 }
+
+using Epilogue = PixelEpilogue<ConvAct, 8>;
 
 enum class Kernel { kNarrow, kNarrowHalo, kSquare, kWide, kHourglass };
 
@@ -118,33 +119,34 @@ Kernel choose(const ConvShape& shape) {
 void set_tile(Kernel kernel, ConvShape& shape) {
   switch (kernel) {
     case Kernel::kNarrowHalo:
-      return set_halo_tile<NarrowHalo>(shape);
+      return NarrowHalo::set_tile(shape);
     case Kernel::kHourglass:
-      return set_halo_tile<Hourglass>(shape);
+      return Hourglass::set_tile(shape);
     case Kernel::kNarrow:
-      return complete(shape, Narrow::BlockM);
-    default:
-      return complete(shape, Square::BlockM);
+      return Narrow::set_tile(shape);
+    case Kernel::kSquare:
+      return Square::set_tile(shape);
+    case Kernel::kWide:
+      return Wide::set_tile(shape);
   }
 }
 
 void launch(Kernel kernel, const Activation& x, const Tensor& weight, ConvShape shape, const ConvAct::Params& params,
             cudaStream_t stream) {
-  using Epilogue = PixelEpilogue<ConvAct, 8>;
   shape.permuted = shape.split == 1;
   const void* w = weight.data_ptr();
   switch (kernel) {
     case Kernel::kNarrow:
       return launch_conv<Narrow, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
     case Kernel::kNarrowHalo:
-      return launch_halo_conv<NarrowHalo, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
+      return launch_conv<NarrowHalo, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
     case Kernel::kSquare:
       return launch_conv<Square, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
     case Kernel::kWide:
       return launch_conv<Wide, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
     case Kernel::kHourglass:
       shape.group = Fragment<4>::kGroup;
-      return launch_halo_conv<Hourglass, PixelEpilogue<ConvAct, 4>>(x.data, x.pixel_stride, w, shape, params, stream);
+      return launch_conv<Hourglass, PixelEpilogue<ConvAct, 4>>(x.data, x.pixel_stride, w, shape, params, stream);
   }
 }
 
@@ -186,7 +188,7 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
   const Kernel kernel = choose(shape);
   set_tile(kernel, shape);
   if (!stats) {
-    shape.split = kernel == Kernel::kSquare ? split_for(blocks(shape, Square::BlockN), shape) : 1;
+    shape.split = kernel == Kernel::kSquare ? split_for(blocks(shape, Square::Config::BlockN), shape) : 1;
     launch(kernel, x, weight, shape, params, stream);
     return check_launch("conv_act");
   }
@@ -198,22 +200,12 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
   check_launch("conv_act");
 }
 
-template <class Config>
-RegisterKernel registered(const char* name) {
-  return RegisterKernel({name, reinterpret_cast<const void*>(&conv_kernel<Config, PixelEpilogue<ConvAct, 8>>),
-                         Config::Threads, shared_bytes<ConvStorage<Config>, Config, PixelEpilogue<ConvAct, 8>>()});
-}
-
-template <class Config, int Width>
-RegisterKernel registered_halo(const char* name) {
-  return RegisterKernel({name, reinterpret_cast<const void*>(&halo_conv_kernel<Config, PixelEpilogue<ConvAct, Width>>),
-                         Config::Threads, shared_bytes<HaloStorage<Config>, Config, PixelEpilogue<ConvAct, Width>>()});
-}
-
-const RegisterKernel kernels[] = {registered<Narrow>("conv_act<256x64>"), registered<Square>("conv_act<128x128>"),
-                                  registered<Wide>("conv_act<128x256>"),
-                                  registered_halo<NarrowHalo, 8>("conv_act<256x64, halo>"),
-                                  registered_halo<Hourglass, 4>("conv_act<256x144, halo, 144 channels>")};
+const RegisterKernel kernels[] = {
+    RegisterKernel(conv_entry<Narrow, Epilogue>("conv_act<256x64>")),
+    RegisterKernel(conv_entry<NarrowHalo, Epilogue>("conv_act<256x64, halo>")),
+    RegisterKernel(conv_entry<Square, Epilogue>("conv_act<128x128>")),
+    RegisterKernel(conv_entry<Wide, Epilogue>("conv_act<128x256>")),
+    RegisterKernel(conv_entry<Hourglass, PixelEpilogue<ConvAct, 4>>("conv_act<256x144, halo, 144 channels>"))};
 
 }  // namespace
 }  // namespace lpkernels

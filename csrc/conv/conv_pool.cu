@@ -8,7 +8,6 @@
 #include "common/kernel_table.h"
 #include "hopper/activation.h"
 #include "hopper/epilogue.cuh"
-#include "hopper/halo_conv.cuh"
 
 namespace lpkernels {
 namespace {
@@ -110,22 +109,23 @@ struct PoolEpilogue {
 };
 
 // Few outputs: 32 rows of 8 pixels read their halo twice less often than single boxes would.
-using Narrow = HaloConfig</*TileH=*/32, /*TileW=*/8, /*BlockN=*/64, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/9>;
-using Square = ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>;
+using Narrow = HaloLoop</*TileH=*/32, /*TileW=*/8, /*BlockN=*/64, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/9>;
+using Square = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>>;
 
 // A large map has tiles enough; the blocks of a small one share sums, and its whole width in a tile wastes less of it.
 void launch_square(const Activation& x, const Tensor& weight, ConvShape shape, const PoolEpilogue::Params& params,
                    cudaStream_t stream) {
+  constexpr int kTile = Square::Config::BlockM;
   shape.tile_w = std::min(8, std::max(2, 1 << log2_of(shape.width)));
-  shape.tile_h = std::min(Square::BlockM / shape.tile_w, std::max(2, 1 << log2_of(shape.height)));
-  shape.tile_d = Square::BlockM / shape.tile_w / shape.tile_h;
-  complete(shape, Square::BlockM);
-  shape.split = split_for(tiles(shape) * ceil_div(shape.outputs, Square::BlockN), shape);
+  shape.tile_h = std::min(kTile / shape.tile_w, std::max(2, 1 << log2_of(shape.height)));
+  shape.tile_d = kTile / shape.tile_w / shape.tile_h;
+  complete(shape, kTile);
+  shape.split = split_for(blocks(shape, Square::Config::BlockN), shape);
   if (shape.split == 1 && shape.tile_w != 8) {  // without a cluster, pooling needs the tile's pixels where run has them
     shape.tile_w = 8;
     shape.tile_h = 2;
-    shape.tile_d = Square::BlockM / 16;
-    complete(shape, Square::BlockM);
+    shape.tile_d = kTile / 16;
+    complete(shape, kTile);
   }
   shape.permuted = shape.split == 1;
   launch_conv<Square, PoolEpilogue>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
@@ -134,7 +134,7 @@ void launch_square(const Activation& x, const Tensor& weight, ConvShape shape, c
 void launch_narrow(const Activation& x, const Tensor& weight, ConvShape shape, const PoolEpilogue::Params& params,
                    cudaStream_t stream) {
   shape.permuted = true;
-  launch_halo_conv<Narrow, PoolEpilogue>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
+  launch_conv<Narrow, PoolEpilogue>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
 }
 
 void conv_pool_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& bias, const Tensor& out_tensor) {
@@ -150,7 +150,7 @@ void conv_pool_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& 
                                     out.pixel_stride};
   const torch::stable::accelerator::DeviceGuard guard(x_tensor.get_device_index());
   const cudaStream_t stream = current_stream(x_tensor);
-  if (shape.outputs <= 64 && shape.taps_h == Narrow::TapsH && x.width >= 16) {
+  if (shape.outputs <= 64 && shape.taps_h == Narrow::kTapsH && x.width >= 16) {
     launch_narrow(x, weight, shape, params, stream);
   } else {
     launch_square(x, weight, shape, params, stream);
@@ -158,11 +158,8 @@ void conv_pool_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& 
   check_launch("conv_pool");
 }
 
-const RegisterKernel kernels[] = {
-    RegisterKernel({"conv_pool<256x64, halo>", reinterpret_cast<const void*>(&halo_conv_kernel<Narrow, PoolEpilogue>),
-                    Narrow::Threads, sizeof(HaloStorage<Narrow>)}),
-    RegisterKernel({"conv_pool<128x128>", reinterpret_cast<const void*>(&conv_kernel<Square, PoolEpilogue>),
-                    Square::Threads, sizeof(ConvStorage<Square>)})};
+const RegisterKernel kernels[] = {RegisterKernel(conv_entry<Narrow, PoolEpilogue>("conv_pool<256x64, halo>")),
+                                  RegisterKernel(conv_entry<Square, PoolEpilogue>("conv_pool<128x128>"))};
 
 }  // namespace
 }  // namespace lpkernels

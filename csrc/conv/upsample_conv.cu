@@ -56,16 +56,16 @@ struct Upsample {
                                 unsigned char*) {}
 };
 
-using Narrow = ConvConfig</*BlockM=*/128, /*BlockN=*/64, /*Stages=*/8>;
-using Square = ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>;
+using Narrow = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/64, /*Stages=*/8>>;
+using Square = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>>;
 
-template <class Config>
+template <class Loop>
 void launch(const Activation& x, const Tensor& weight, ConvShape shape, const Upsample::Params& params,
             cudaStream_t stream) {
-  complete(shape, Config::BlockM);
-  shape.split = split_for(tiles(shape) * ceil_div(shape.outputs, Config::BlockN) * shape.phases(), shape);
+  Loop::set_tile(shape);
+  shape.split = split_for(blocks(shape, Loop::Config::BlockN), shape);
   shape.permuted = shape.split == 1;
-  launch_conv<Config, PixelEpilogue<Upsample, 8>>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
+  launch_conv<Loop, PixelEpilogue<Upsample, 8>>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
 }
 
 void upsample_conv_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& bias, double negative_slope,
@@ -92,13 +92,9 @@ void upsample_conv_cuda(const Tensor& x_tensor, const Tensor& weight, const Tens
   check_launch("upsample_conv");
 }
 
-template <class Config>
-RegisterKernel registered(const char* name) {
-  return RegisterKernel({name, reinterpret_cast<const void*>(&conv_kernel<Config, PixelEpilogue<Upsample, 8>>),
-                         Config::Threads, sizeof(ConvStorage<Config>)});
-}
-const RegisterKernel kernels[] = {registered<Narrow>("upsample_conv<128x64>"),
-                                  registered<Square>("upsample_conv<128x128>")};
+const RegisterKernel kernels[] = {
+    RegisterKernel(conv_entry<Narrow, PixelEpilogue<Upsample, 8>>("upsample_conv<128x64>")),
+    RegisterKernel(conv_entry<Square, PixelEpilogue<Upsample, 8>>("upsample_conv<128x128>"))};
 
 }  // namespace
 }  // namespace lpkernels

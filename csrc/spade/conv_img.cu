@@ -15,7 +15,7 @@ namespace {
 
 using namespace hopper;
 
-using ImageConfig = ConvConfig</*BlockM=*/256, /*BlockN=*/16, /*Stages=*/6>;
+using ImageLoop = BoxLoop<ConvConfig</*BlockM=*/256, /*BlockN=*/16, /*Stages=*/6>>;
 
 struct ImageEpilogue {
   static constexpr bool kClusters = false, kManyTiles = false;
@@ -84,15 +84,13 @@ Tensor conv_img_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor&
                                      .bytes = as_uint8 ? static_cast<uint8_t*>(image.data_ptr()) : nullptr,
                                      .floats = as_uint8 ? nullptr : static_cast<float*>(image.data_ptr()),
                                      .upscale = static_cast<int>(upscale)};
-  launch_conv<ImageConfig, ImageEpilogue>(x.data, x.pixel_stride, weight.data_ptr(), shape, params,
-                                          current_stream(x_tensor));
+  launch_conv<ImageLoop, ImageEpilogue>(x.data, x.pixel_stride, weight.data_ptr(), shape, params,
+                                        current_stream(x_tensor));
   check_launch("conv_img");
   return image;
 }
 
-const RegisterKernel image_kernel({"conv_img<256x16>",
-                                   reinterpret_cast<const void*>(&conv_kernel<ImageConfig, ImageEpilogue>),
-                                   ImageConfig::Threads, sizeof(ConvStorage<ImageConfig>)});
+const RegisterKernel image_kernel(conv_entry<ImageLoop, ImageEpilogue>("conv_img<256x16>"));
 
 }  // namespace
 }  // namespace lpkernels

@@ -123,8 +123,8 @@ struct GammaAlone {
                                 unsigned char*) {}
 };
 
-using Wide = ConvConfig</*BlockM=*/128, /*BlockN=*/256, /*Stages=*/4>;
-using Tall = ConvConfig</*BlockM=*/256, /*BlockN=*/128, /*Stages=*/4>;
+using Wide = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/256, /*Stages=*/4>>;
+using Tall = BoxLoop<ConvConfig</*BlockM=*/256, /*BlockN=*/128, /*Stages=*/4>>;
 using GammaEpilogue = PixelEpilogue<GammaAlone, 8>;
 
 template <class Epilogue>
@@ -174,15 +174,10 @@ void spade_conv_cuda(const Tensor& actv_tensor, const Tensor& weight, const Tens
   check_launch("spade_conv");
 }
 
-template <class Config, class Epilogue>
-RegisterKernel registered(const char* name) {
-  return RegisterKernel({name, reinterpret_cast<const void*>(&conv_kernel<Config, Epilogue>), Config::Threads,
-                         sizeof(ConvStorage<Config>)});
-}
-const RegisterKernel kernels[] = {registered<Wide, GammaBeta>("spade_conv<128x256>"),
-                                  registered<Tall, GammaBeta>("spade_conv<256x128>"),
-                                  registered<Wide, GammaEpilogue>("spade_conv<128x256, gamma alone>"),
-                                  registered<Tall, GammaEpilogue>("spade_conv<256x128, gamma alone>")};
+const RegisterKernel kernels[] = {RegisterKernel(conv_entry<Wide, GammaBeta>("spade_conv<128x256>")),
+                                  RegisterKernel(conv_entry<Tall, GammaBeta>("spade_conv<256x128>")),
+                                  RegisterKernel(conv_entry<Wide, GammaEpilogue>("spade_conv<128x256, gamma alone>")),
+                                  RegisterKernel(conv_entry<Tall, GammaEpilogue>("spade_conv<256x128, gamma alone>"))};
 
 }  // namespace
 }  // namespace lpkernels

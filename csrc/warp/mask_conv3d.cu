@@ -9,7 +9,6 @@
 #include "common/cuda.h"
 #include "common/kernel_table.h"
 #include "hopper/epilogue.cuh"
-#include "hopper/halo_conv.cuh"
 
 namespace lpkernels {
 namespace {
@@ -18,10 +17,10 @@ using namespace hopper;
 
 constexpr int kOutputs = 22, kTaps = 7, kColumns = 160, kChannels = 144;
 constexpr int kTileH = 4, kTileW = 64;
-using MaskConfig = HaloConfig<kTileH, kTileW, kColumns, /*TapsH=*/kTaps, /*XStages=*/2, /*WeightStages=*/3, kChannels>;
+using MaskLoop = HaloLoop<kTileH, kTileW, kColumns, /*TapsH=*/kTaps, /*XStages=*/2, /*WeightStages=*/3, kChannels>;
 
 struct ShiftedSum {
-  static constexpr bool kManyTiles = false;
+  static constexpr bool kClusters = false, kManyTiles = false;
 
   struct Params {
     const float* bias;
@@ -106,16 +105,14 @@ Tensor mask_conv3d_cuda(const Tensor& x, const Tensor& weight, const Tensor& bia
                   .taps_h = kTaps,
                   .taps_w = 1};
   Tensor logits = torch::stable::new_empty(bias, {x.size(0), x.size(1), x.size(2), x.size(3), kOutputs});
-  launch_halo_conv<MaskConfig, ShiftedSum>(
+  launch_conv<MaskLoop, ShiftedSum>(
       x.data_ptr(), kChannels, weight.data_ptr(), shape,
       {static_cast<const float*>(bias.data_ptr()), static_cast<float*>(logits.data_ptr())}, current_stream(x));
   check_launch("mask_conv3d");
   return logits;
 }
 
-const RegisterKernel mask_kernel({"mask_conv3d",
-                                  reinterpret_cast<const void*>(&halo_conv_kernel<MaskConfig, ShiftedSum>),
-                                  MaskConfig::Threads, sizeof(HaloStorage<MaskConfig>)});
+const RegisterKernel mask_kernel(conv_entry<MaskLoop, ShiftedSum>("mask_conv3d"));
 
 }  // namespace
 }  // namespace lpkernels

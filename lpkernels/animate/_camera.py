@@ -122,8 +122,6 @@ def _dshow(number: int) -> tuple[str, str]:
 
 
 def _wishes(kind: str | None, size: tuple[int, int] | None, fps: float | None) -> dict[str, str]:
-    if kind is None:
-        return {"fflags": "nobuffer", "flags": "low_delay"}
     wishes = {} if size is None else {"video_size": f"{size[0]}x{size[1]}"}
     if fps is not None or kind == "avfoundation":  # AVFoundation takes no rate but those of the camera; all have 30
         wishes["framerate"] = f"{fps or _USUAL_FPS:g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from types import TracebackType
 
 from lpkernels.animate._camera import Camera
 from lpkernels.animate.image import Frame
@@ -13,54 +14,68 @@ Push = Callable[[Frame], object]
 
 
 class Feeder:
-    """Reads a camera from ``start`` on until its last frame, an error or ``stop``.
+    """Reads a camera, which is the feeder's to close, from ``start`` on until its last frame, an error or ``close``.
 
     A frame of a file is due one period after the one before it. Where reading is too slow for that the pace is lost
     rather than made up by frames in a bunch.
 
     Args:
-        push: takes each frame; what it raises ends the feeder, too.
-        clock, pause: seconds that only grow, and a wait that answers whether ``stop`` came meanwhile; for tests.
+        clock, pause: seconds that only grow, and a wait that answers whether the end came meanwhile; for tests.
+
+    Attributes:
+        error: what ended it, other than the last frame and ``close``.
     """
 
     def __init__(
         self,
         camera: Camera,
-        push: Push,
         *,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], bool] | None = None,
     ) -> None:
-        self._camera, self._push, self._clock = camera, push, clock
+        self._camera, self._clock = camera, clock
         self._stopping = threading.Event()
         self._pause = pause if pause is not None else self._stopping.wait
-        self._thread = threading.Thread(target=self.run, name="lpkernels-camera", daemon=True)
+        self._thread: threading.Thread | None = None
         self.error: Exception | None = None
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will be pushed."""
-        return self._thread.ident is not None and not self._thread.is_alive()
+        """Whether it began and will push nothing more."""
+        return self._thread is not None and not self._thread.is_alive()
 
-    def start(self) -> None:
-        """Begin."""
+    def start(self, push: Push) -> None:
+        """Begin; ``push`` takes each frame, and an error that it raises is the end."""
+        self._thread = threading.Thread(target=self._run, args=(push,), name="lpkernels-camera", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout: float | None = 5.0) -> bool:
-        """End after the frame that is being read, and wait for it; whether the camera let go in time."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+    def close(self, timeout: float = 5.0) -> None:
+        """End after the frame that is being read; safe to call twice.
 
-    def run(self) -> None:
-        """What the thread does."""
+        A camera that gives nothing for so many seconds stays open until the process ends: closing it under FFmpeg's
+        feet would crash.
+        """
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        if self._thread is None or self.done:
+            self._camera.close()
+
+    def __enter__(self) -> Feeder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, push: Push) -> None:
         try:
-            self._feed()
+            self._feed(push)
         except Exception as error:
             self.error = error
 
-    def _feed(self) -> None:
+    def _feed(self, push: Push) -> None:
         due, period = self._clock(), 1 / self._camera.fps
         while not self._stopping.is_set() and (frame := self._camera.read()) is not None:
             if not self._camera.live:
@@ -68,4 +83,4 @@ class Feeder:
                 if now < due and self._pause(due - now):
                     return
                 due = max(due, now - period) + period
-            self._push(frame)
+            push(frame)

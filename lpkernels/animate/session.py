@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 import weakref
@@ -21,6 +22,8 @@ from lpkernels.animate.source import Source, prepare_source
 from lpkernels.errors import InputError
 
 __all__ = ["Latency", "LiveFrame", "Session", "SessionStats"]
+
+_at_work: weakref.WeakKeyDictionary[threading.Thread, Exchange] = weakref.WeakKeyDictionary()
 
 
 class Session:
@@ -72,7 +75,8 @@ class Session:
         self._thread = threading.Thread(
             target=_work, args=(self._exchange, animator), name="lpkernels-session", daemon=True
         )
-        self._end = weakref.finalize(self, _stop, self._exchange, self._thread)  # at the interpreter's exit, too
+        self._end = weakref.finalize(self, _stop, self._exchange, self._thread)
+        _at_work[self._thread] = self._exchange
         self._thread.start()
 
     def push(
@@ -185,8 +189,7 @@ class Session:
     def close(self) -> None:
         """End: the frame that is being animated is finished, one that waits is dropped. Safe to call again."""
         self._end()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        _stop(self._exchange, self._thread)  # where another thread ends it just now, for that
 
     def __enter__(self) -> Session:
         return self
@@ -223,3 +226,10 @@ def _stop(exchange: Exchange, thread: threading.Thread) -> None:
     exchange.close()
     if thread is not threading.current_thread():
         thread.join()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """No thread may be inside PyTorch when the interpreter ends, not even after a ``close`` that was interrupted."""
+    for thread, exchange in list(_at_work.items()):
+        _stop(exchange, thread)

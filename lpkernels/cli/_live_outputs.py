@@ -33,7 +33,7 @@ class Preview:
         self._photo: Any = None
         self._keys: list[str] = []
         self.closed = False
-        self._root = tkinter.Tk()
+        self._root: Any = tkinter.Tk()
         self._root.title(title)
         self._root.resizable(False, False)
         self._root.protocol("WM_DELETE_WINDOW", self._close)

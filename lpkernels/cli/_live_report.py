@@ -25,7 +25,7 @@ class Status:
     def __init__(self, quiet: bool) -> None:
         self._terminal = sys.stderr.isatty()
         self._period = 1.0 if self._terminal else 10.0
-        self._quiet, self._due, self._width = quiet, 0.0, 0
+        self._quiet, self._due, self._width = quiet, self._period, 0
 
     def tick(self, stats: SessionStats) -> None:
         """Print, if it is time."""
@@ -63,9 +63,8 @@ def summary(stats: SessionStats, ended: str) -> str:
         f"{stats.dropped} dropped, {stats.bad} bad",
     ]
     for name, times in (("latency", delay), ("animation", own)):
-        lines.append(
-            f"{name:<11}p50 {times.p50_ms:.1f}  p90 {times.p90_ms:.1f}  p99 {times.p99_ms:.1f}  max {times.max_ms:.1f} ms"
-        )
+        quantiles = f"p50 {times.p50_ms:.1f}  p90 {times.p90_ms:.1f}  p99 {times.p99_ms:.1f}  max {times.max_ms:.1f} ms"
+        lines.append(f"{name:<11}{quantiles}")
     if stats.last_error is not None:
         lines.append(f"last error {stats.last_error}")
     return "\n".join(lines)

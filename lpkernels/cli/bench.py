@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--config", choices=CONFIGS, help="size of the model (default: full on a GPU, else tiny)")
     parser.add_argument("--weights", metavar="DIR", help="trained weights; random ones do the same work")
     parser.add_argument("--random-weights", type=seed, default=0, metavar="SEED", help="default: 0")
-    parser.add_argument("--seconds", type=_positive, metavar="S", help="timing of each subject (default: 4; CPU: 0.5)")
+    parser.add_argument("--seconds", type=_positive, metavar="S", help="timing of each subject (default: 4; CPU: 0.25)")
     parser.add_argument("--budget", type=_positive, metavar="S", help="start nothing new after so many seconds")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="records (default: benchmarks/results/<device>/records.json)"
@@ -91,7 +91,7 @@ def _measure(args: argparse.Namespace) -> int:
         providers=args.providers,
         subjects=args.subjects,
         exclude=(*args.exclude, *(() if args.max_autotune else SLOW_PROVIDERS)),
-        seconds=args.seconds or (4.0 if on_gpu else 0.5),
+        seconds=args.seconds or (4.0 if on_gpu else 0.25),
         budget=args.budget,
         seed=args.random_weights,
     )

@@ -94,7 +94,7 @@ def _op_lines(ops: dict[str, dict[str, dict[str, Any]]]) -> Iterator[str]:
         yield f"ops on {device}"
         for (backend, passed), names in sorted(alike.items(), key=lambda item: (item[0][0] or "", item[1])):
             yield from textwrap.wrap(
-                f"{backend or 'cannot run':<8}{', '.join(names)}",
+                f"{backend or 'cannot run':<7} {', '.join(names)}",
                 WIDTH,
                 initial_indent="  ",
                 subsequent_indent=" " * 10,

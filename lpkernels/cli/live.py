@@ -32,7 +32,7 @@ keys in the window: r takes the present face as the neutral one, 1 to 9 choose a
 examples:
   lpkernels live -s portrait.jpg --camera 0 --weights pretrained_weights
   lpkernels live -s portrait.jpg --camera 0 --virtual-camera --no-window --weights pretrained_weights
-  lpkernels live -s a.jpg -s b.jpg --camera rtsp://host/stream --driving-crop 420,80,512,512 --weights pretrained_weights
+  lpkernels live -s a.jpg -s b.jpg --camera rtsp://host/cam --driving-crop 420,80,512,512 --weights pretrained_weights
   lpkernels live -s portrait.jpg --camera clip.mp4 --loop --seconds 600 --no-window --stats out.json --random-weights 0
 """
 
@@ -101,9 +101,10 @@ def run(args: argparse.Namespace) -> int:
     from lpkernels.animate.session import Session
 
     with contextlib.ExitStack() as stack:
-        wishes: dict[str, Any] = {"box": args.driving_crop, "loop": args.loop}
-        camera = open_camera(args.camera, size=args.camera_size, fps=args.camera_fps, **wishes)
-        stack.callback(camera.close)
+        camera = open_camera(
+            args.camera, box=args.driving_crop, loop=args.loop, size=args.camera_size, fps=args.camera_fps
+        )
+        feeder = stack.enter_context(Feeder(camera))
         model = load_model(args)
         animator = Animator(model, args.source[0], options=options, crop=args.crop)
         names = [f"{number}: {path}" for number, path in enumerate(args.source, 1)]
@@ -111,11 +112,9 @@ def run(args: argparse.Namespace) -> int:
         for name, path in zip(names[1:], args.source[1:], strict=True):
             session.add_source(name, path)
         memory = Memory(model.device)
-        feeder = Feeder(camera, lambda frame: session.push(frame, copy=False))
-        stack.callback(feeder.stop)  # before the camera closes
         live = _Live(session, feeder, _outputs(args, stack, camera, animator.output_size), Status(args.quiet), memory)
         ended, code, failure = _play(live, args.seconds)
-        feeder.stop()
+        feeder.close()
         session.close()
         stats = session.stats()
         print(summary(stats, ended))
@@ -169,7 +168,7 @@ class _Live:
 
     def run(self, seconds: float | None, clock: Callable[[], float]) -> str:
         """Go on until there is a reason to end, and return it."""
-        self._feeder.start()
+        self._feeder.start(lambda frame: self._session.push(frame, copy=False))
         end = math.inf if seconds is None else clock() + seconds
         while True:
             over = self._feeder.done and self._idle()

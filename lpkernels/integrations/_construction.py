@@ -108,7 +108,8 @@ class _Finder(importlib.abc.MetaPathFinder):
             find = getattr(finder, "find_spec", None)
             spec = None if finder is self or find is None else find(name, path, target)
             if spec is not None:
-                _watch(spec.loader)
+                if hasattr(spec.loader, "exec_module"):  # a namespace package has nothing to run
+                    _watch(spec.loader)
                 return spec
         return None
 

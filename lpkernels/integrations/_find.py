@@ -41,13 +41,15 @@ def find(target: Any) -> list[Found]:
             f"target must be an object, got the class {target.__name__}; accelerate() without a target is a context "
             "manager that accelerates what is constructed in it"
         )
+    if isinstance(target, str):
+        raise InputError(f"target must be an object, got {target!r}; a precision is given as precision={target!r}")
     if isinstance(target, PortraitModel):
         raise InputError(f"target must be an object of another program, got lpkernels' {name}: use lpkernels.optimize")
     if isinstance(target, nn.Module) and (network := identify(unwrapped(target))):
         return [_found(name, target, network)]
     found: list[Found] = []
     seen: set[int] = set()
-    for row in _walk(target, ""):
+    for row in _walk(target, "", set()):
         if row.module is None or id(row.module) not in seen:
             seen.add(id(row.module))
             found.append(row)
@@ -60,7 +62,8 @@ def find(target: Any) -> list[Found]:
     return found
 
 
-def _walk(holder: Any, path: str) -> Iterator[Found]:
+def _walk(holder: Any, path: str, walked: set[int]) -> Iterator[Found]:
+    walked.add(id(holder))
     for name, value in _members(holder).items():
         where = path + name
         if isinstance(value, nn.Module):
@@ -75,8 +78,8 @@ def _walk(holder: Any, path: str) -> Iterator[Found]:
             yield Found(where, None, kind, _BY_NAME[name], "no torch module")
         elif isinstance(value, Mapping):
             yield from _known_left(where, value)
-        elif name in HOLDERS:
-            yield from _walk(value, f"{where}.")
+        elif name in HOLDERS and id(value) not in walked:
+            yield from _walk(value, f"{where}.", walked)
 
 
 def _found(where: str, module: nn.Module, network: Network) -> Found:

@@ -120,9 +120,14 @@ def baseline_of(network: Network, module: nn.Module, where: str) -> nn.Module:
             f"{where} ({type(module).__name__}) is no version of {network.name} that lpkernels knows: {found}. Nothing "
             f"was replaced; {network.name}=False leaves it out"
         )
-    lifted = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    made.load_state_dict(lifted, assign=True)
-    return made.eval().requires_grad_(False)
+    made.requires_grad_(False).load_state_dict({key: _plain(value) for key, value in state.items()}, assign=True)
+    return made.eval()
+
+
+def _plain(value: Tensor) -> Tensor:
+    """A weight as float32, in a tensor that every mode may use: ComfyUI loads networks in inference mode."""
+    plain = value.float() if value.is_floating_point() else value
+    return plain.clone() if plain.is_inference() else plain
 
 
 def _share(keys: list[str], marks: tuple[str, ...]) -> float:

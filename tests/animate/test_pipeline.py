@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lpkernels.animate._driving import Driving, open_driving
 from lpkernels.animate.animator import Animator
 from lpkernels.animate.extract import extract_template
 from lpkernels.animate.image import load_image, save_image
@@ -20,7 +22,7 @@ from lpkernels.animate.motion import Motion
 from lpkernels.animate.pipeline import Result, animate_file
 from lpkernels.animate.portrait import draw_portrait, driving_frames
 from lpkernels.animate.retarget import MotionOptions
-from lpkernels.animate.template import load_template, save_template
+from lpkernels.animate.template import MotionTemplate, load_template, save_template
 from lpkernels.animate.video import VideoReader
 from lpkernels.errors import InputError, LpkernelsError
 from lpkernels.models.config import LivePortraitConfig
@@ -107,6 +109,71 @@ def test_side_by_side_keeps_aspect(animate: Animate, inputs: Path, tmp_path: Pat
     animate(tmp_path / "wide.mp4", side_by_side=tmp_path / "side.mp4")
     with VideoReader(tmp_path / "side.mp4") as reader:
         assert reader.size == (4 * SIDE, SIDE)
+
+
+@pytest.fixture
+def ahead(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The animator reads two frames ahead, as on a GPU; the answer's last item is how many pictures were read."""
+    overlapped = Animator._overlapped
+    read = [0]
+
+    def counted(items: Iterable[object]) -> Iterator[object]:
+        for item in items:
+            read[0] += 1
+            yield item
+
+    def patched(self: Animator, items: Iterable[Any], start: Any, ahead: int | None) -> Iterator[Any]:
+        return overlapped(self, counted(items), start, 2)
+
+    monkeypatch.setattr(Animator, "_overlapped", patched)
+    return read
+
+
+def test_reading_ahead_changes_nothing(animate: Animate, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    def written(name: str) -> tuple[np.ndarray, np.ndarray, MotionTemplate]:
+        side, template = tmp_path / f"{name}_side.mp4", tmp_path / f"{name}.safetensors"
+        done: list[int] = []
+        result = animate(
+            output=f"{name}.mp4",
+            side_by_side=side,
+            save_template=template,
+            progress=lambda count, total: done.append(count),
+        )
+        assert done == list(range(1, COUNT + 1))
+        return frames_of(result.output), frames_of(side), load_template(template)
+
+    alone, side, motion = written("in_turn")
+    request.getfixturevalue("ahead")
+    alone_ahead, side_ahead, motion_ahead = written("ahead")
+    assert np.array_equal(alone, alone_ahead)
+    assert np.array_equal(side, side_ahead)
+    assert torch.equal(motion.exp, motion_ahead.exp)
+    again = animate(tmp_path / "ahead.safetensors", "again.mp4")
+    assert np.abs(frames_of(again.output) - alone).max() <= 4
+
+
+def test_few_pictures_are_read_ahead(animate: Animate, tmp_path: Path, ahead: list[int]) -> None:
+    def progress(done: int, total: int | None) -> None:
+        assert ahead[0] - done <= 2
+
+    animate(side_by_side=tmp_path / "side.mp4", progress=progress)
+    assert ahead == [COUNT]
+
+
+def test_frames_before_the_damage_are_animated_though_it_is_met_ahead(
+    animate: Animate, inputs: Path, monkeypatch: pytest.MonkeyPatch, ahead: list[int]
+) -> None:
+    def damaged(self: Driving) -> Iterator[np.ndarray]:
+        yield from driving_frames(4, 48)
+        raise InputError("damaged after frame 4")
+
+    opened = open_driving(inputs / "driving.mp4")
+    monkeypatch.setattr("lpkernels.animate.pipeline.open_driving", lambda path, box: opened)
+    monkeypatch.setattr(Driving, "frames", damaged)
+    calls: list[int] = []
+    with pytest.raises(InputError, match="after frame 4"):
+        animate(progress=lambda done, total: calls.append(done))
+    assert calls == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("side", [False, True])

@@ -174,6 +174,15 @@ def test_flops_are_counted_on_the_reference():
     assert result.flops == 2 * 8 * 16 * 4
 
 
+def test_only_what_is_compared_has_to_be_right():
+    clock = FakeClock()
+    partial = provider("partial", clock, 1.0, lambda x: {"out": 2 * x})
+    both = {"reference": lambda x: {"out": 2 * x, "map": x}, "compared": lambda answer: answer["out"]}
+    assert harness(clock).measure(subject(partial, **both))[0].status == "ok"
+    wrong = provider("wrong", clock, 1.0, lambda x: {"out": 3 * x, "map": x})
+    assert harness(clock).measure(subject(wrong, **both))[0].status == "refused"
+
+
 def test_the_error_is_the_worst_of_all_outputs():
     truth = {"a": torch.ones(4), "b": torch.ones(2)}
     assert relative_error({"a": torch.ones(4), "b": torch.tensor([1.0, 1.5])}, truth) == pytest.approx(0.5 / 2**0.5)

@@ -10,8 +10,7 @@ import torch
 
 from benchmarks import environment, frame, records, registry, session
 from benchmarks.context import Context, Options
-from benchmarks.levels import claim, job
-from benchmarks.levels.networks import subject
+from benchmarks.levels import claim, job, warm_up
 from benchmarks.networks import NETWORKS, Random
 from benchmarks.techniques import Techniques, convert, prepare
 from benchmarks.timing import drift, quantile
@@ -39,10 +38,13 @@ def test_networks_and_frame_are_measured_and_kept(tmp_path):
     assert all(one.status == "ok" for one in loaded.measurements)
     assert all(one.flops > 0 and one.bytes > 0 for one in loaded.measurements)
     assert loaded.runs[0].ceilings["copy_gbps"] > 0
-    session.run(["frame"], options(providers=("baseline-fp32", "lpkernels-*")), path, append=True)
-    again = records.load(path).level("frame")
-    assert again[0].repeats_ms
-    assert {one.provider: one.status for one in again}["lpkernels-animator"] == "ok"
+    session.run(["frame", "throughput"], options(providers=("baseline-fp32", "lpkernels-*")), path, append=True)
+    loaded = records.load(path)
+    assert loaded.level("frame")[0].repeats_ms
+    for level in ("frame", "throughput"):
+        ran = {(one.provider, one.batch) for one in loaded.level(level) if one.status == "ok"}
+        assert {("lpkernels-animator", 1), ("lpkernels-fp32", 1)} <= ran
+    assert ("lpkernels-fp32", 2) in ran
 
 
 def test_a_spent_budget_is_said(tmp_path):
@@ -107,11 +109,6 @@ def test_the_whole_step_is_one_graph_to_a_compiler(context):
     assert report.graph_break_count == 0
 
 
-def test_own_networks_are_reported_with_their_reason_until_they_are_built(context):
-    (result,) = Context(options(providers=("lpkernels-fp16",))).harness.measure(subject(NETWORKS[1], context))
-    assert (result.status, result.reason) == ("skipped", "not built yet: lpkernels.fused") or result.status == "ok"
-
-
 def test_techniques_convert_copies():
     module = torch.nn.Conv2d(4, 4, 3)
     half = convert(module, Techniques(precision="half", channels_last=True))
@@ -146,9 +143,19 @@ def test_jobs_in_turn_and_overlapped_give_the_same_frames(context, tmp_path):
     for overlapped in (False, True):
         candidate = job.job(context.model, source, driving, tmp_path / f"{overlapped}.mp4", overlapped)
         made.append(candidate.call())
-        assert set(candidate.extras()) == {"decode_ms", "animate_ms", "encode_ms"}
+        assert set(candidate.extras()) == {"decode_ms", "animate_ms", "encode_ms", "warm_up_ms"}
     assert torch.equal(*made)
     assert made[0].shape[0] == job.CHECKED
+
+
+def test_the_optimized_models_job_is_measured_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (measured,) = job.measure(Context(options(providers=("*-overlapped",))))
+    assert {one.provider: one.status for one in measured} == {
+        "animator-fp32-overlapped": "ok",
+        "lpkernels-fp32-overlapped": "ok",
+    }
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stage_ahead_passes_errors_on_and_stops_with_its_reader():
@@ -172,6 +179,16 @@ def test_a_fresh_process_tells_its_first_frame():
     facts = claim.fresh_process("tiny", "cpu", "baseline-fp32")
     assert min(facts[name] for name in ("prepare_ms", "first_ms", "warm_ms", "unwaited_ms")) > 0
     assert facts["relative_error"] < 1e-3
+
+
+def test_a_fresh_process_tells_the_parts_of_its_warm_up():
+    ((result,),) = warm_up.measure(Context(options(providers=("lpkernels-*",))))
+    assert result.status == "ok", result.reason
+    parts = [result.extras[f"{part}_ms"] for part in warm_up.PARTS]
+    assert min(parts) > 0
+    assert result.median_ms == pytest.approx(sum(parts))
+    assert result.relative_error < result.tolerance
+    assert not list(warm_up.measure(Context(options())))
 
 
 def test_a_failing_fresh_process_is_skipped(monkeypatch):

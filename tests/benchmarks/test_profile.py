@@ -36,6 +36,17 @@ def test_the_trace_nests_frames_networks_and_ops(tmp_path, capsys):
     assert max(row for row, _ in timeline.rows(found)) >= 3
 
 
+def test_the_fused_networks_have_ranges_too(tmp_path):
+    path = tmp_path / "trace.json"
+    assert cli.main(["profile", *MODEL, "--engine", "fused", "--tool", "torch", "-o", str(path)]) == 0
+    found = profiling.read_ranges(path)
+    counts = profiling.nesting(found)
+    assert counts["networks"] == counts["networks in a frame"] == 2 * 4
+    assert counts["ops"] == counts["ops in a network"]
+    names = {item.name.split(" ")[0] for item in found}
+    assert {"frame", "warping_module", "conv_act", "spade_conv", "keypoint_transform"} <= names
+
+
 def test_kernels_of_a_cuda_trace_are_read_and_drawn(tmp_path):
     events = [
         {"ph": "X", "cat": "user_annotation", "name": "lpkernels::frame::frame", "ts": 0, "dur": 90, "tid": 1},
@@ -79,11 +90,12 @@ def _fake_nsys(folder, monkeypatch, code):
 
 def test_nsys_runs_this_command_again(tmp_path, monkeypatch, capsys):
     _fake_nsys(tmp_path, monkeypatch, 0)
-    assert cli.main(["profile", *MODEL, "-o", str(tmp_path / "out.nsys-rep")]) == 0
+    assert cli.main(["profile", *MODEL, "--engine", "published", "-o", str(tmp_path / "out.nsys-rep")]) == 0
     arguments = (tmp_path / "arguments").read_text().splitlines()
     assert arguments[1] == "profile"
     assert arguments[arguments.index("--tool") + 1] == "none"
     assert arguments[arguments.index("--random-weights") + 1] == "0"
+    assert arguments[arguments.index("--engine") + 1] == "published"
     assert f"--output={tmp_path / 'out.nsys-rep'}" in arguments
 
 

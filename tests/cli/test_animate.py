@@ -58,6 +58,13 @@ def test_a_clip_gives_a_clip_as_long(command, sample, tmp_path, capsys):
     assert any(not np.array_equal(frame, written[0]) for frame in written[1:]), "nothing moves"
 
 
+def test_the_fused_engine_gives_the_same_clip(command, tmp_path):
+    assert command("-q") == 0
+    assert command("-q", "-o", tmp_path / "fused.mp4", "--engine", "fused") == 0
+    published, fused = (np.stack(frames(tmp_path / name)).astype(int) for name in ("out.mp4", "fused.mp4"))
+    assert np.abs(published - fused).mean() < 0.5  # the encoder makes more of the last bit than the networks do
+
+
 def test_quiet_leaves_the_bar_out(command, capsys):
     assert command("-q") == 0
     assert capsys.readouterr().err == ""

@@ -48,6 +48,24 @@ def test_every_network_is_timed_once_a_frame(tmp_path, capsys):
     assert all(float(value) > 0 for name in NETWORKS for value in rows[name][1:])
 
 
+@pytest.mark.parametrize("engine", ["fused", "published"])
+def test_a_few_frames_are_timed_network_by_network(sample, tmp_path, capsys, engine):
+    config = lpkernels.LivePortraitConfig.tiny()
+    model = lpkernels.LivePortrait.random(config=config)
+    if engine == "fused":
+        model = lpkernels.optimize(model, "fp32")
+    rows = {row.name: row for row in demo.timed_frames(model, *sample, graphs=False)}
+    assert rows["frame"].calls == rows["warping_module"].calls == rows["spade_generator"].calls == 6
+    assert rows["appearance_feature_extractor"].calls == 1
+    assert "whole frame" in demo.table(list(rows.values()))
+
+
+def test_the_engine_is_named(tmp_path, capsys):
+    arguments = ("--out", tmp_path, "--frames", 2, "--config", "tiny", "--device", "cpu", "--engine", "fused")
+    assert run(*arguments) == 0
+    assert "fused networks" in capsys.readouterr().out
+
+
 def test_saved_weights_are_not_called_noise(tmp_path, capsys):
     config = lpkernels.LivePortraitConfig.tiny()
     lpkernels.LivePortrait.random(seed=1, config=config).save_pretrained(tmp_path / "weights")
@@ -104,6 +122,8 @@ def test_the_default_demo_finishes_in_time(tmp_path):
 def test_the_full_model_on_a_gpu(tmp_path, capsys):
     assert run("--out", tmp_path, "--frames", 8) == 0
     text = capsys.readouterr().out
-    assert "random weights, full configuration" in text
+    assert "random weights, full configuration, fused networks" in text
+    assert "whole frame, one CUDA graph" in text
+    assert all(name in text for name in NETWORKS)
     with VideoReader(tmp_path / "animated.mp4") as animated:
         assert [frame.shape for frame in animated] == [(512, 512, 3)] * 8

@@ -56,6 +56,20 @@ def test_text_names_what_matters(facts, capsys):
         assert all(reason in out for choice in by_device.values() for reason in choice["passed"].values())
 
 
+def test_ops_that_are_alike_share_their_lines():
+    def choice(backend, **passed):
+        return {"cuda": {"backend": backend, "passed": passed}}
+
+    names = [f"op_{index:02}" for index in range(20)]
+    chosen = {name: choice("triton", cuda="needs a Hopper GPU") for name in names} | {"other": choice(None)}
+    lines = list(doctor._op_lines(chosen))
+    assert lines[0] == "ops on cuda"
+    assert lines.count("          not cuda: needs a Hopper GPU") == 1
+    assert any(line.split() == ["cannot", "run", "other"] for line in lines)
+    assert all(any(name in line for line in lines) for name in names)
+    assert max(map(len, lines)) <= doctor.WIDTH
+
+
 def test_the_requested_backend_is_shown(monkeypatch, capsys):
     monkeypatch.setenv("LPKERNELS_BACKEND", "ref")
     assert cli.main(["doctor", "--json"]) == 0

@@ -9,6 +9,8 @@ import torch
 
 from lpkernels.cli import options
 from lpkernels.errors import InputError
+from lpkernels.fused.live_portrait import FusedLivePortrait
+from lpkernels.models.live_portrait import LivePortrait
 
 
 def parse(*argv: str) -> argparse.Namespace:
@@ -54,9 +56,19 @@ def test_precision_is_the_models_compute_dtype(precision):
     assert options.load_model(parse(*argv)).dtype == getattr(torch, options.PRECISIONS[precision])
 
 
-@pytest.mark.parametrize(("device", "dtype"), [("cpu", torch.float32), ("cuda", torch.float16)])
-def test_default_precision_follows_the_device(device, dtype):
-    assert options.choose_dtype(None, torch.device(device)) == dtype
+@pytest.mark.parametrize(("device", "precision", "engine"), [("cpu", "fp32", "published"), ("cuda", "fp16", "fused")])
+def test_defaults_follow_the_device(device, precision, engine):
+    assert options.choose_precision(None, torch.device(device)) == precision
+    assert options.choose_engine(None, torch.device(device)) == engine
+    assert options.choose_engine("published", torch.device(device)) == "published"
+
+
+def test_the_engine_is_the_kind_of_networks():
+    argv = ("--random-weights", "0", "--config", "tiny", "--device", "cpu")
+    assert isinstance(options.load_model(parse(*argv)), LivePortrait)
+    fused = options.load_model(parse(*argv, "--engine", "fused", "--precision", "bf16"))
+    assert isinstance(fused, FusedLivePortrait)
+    assert fused.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["tpu", "", "cuda:x", "mps", "cpu:0:1"])

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.fused.networks import tiny
+from lpkernels.integrations._patch import patch_of
+from tests.fused.networks import relative_error, tiny
 
 NETWORKS = ("appearance_feature_extractor", "motion_extractor", "warping_module", "spade_generator")
 
@@ -27,13 +28,11 @@ def stitching() -> dict[str, nn.Module]:
 class LivePortraitWrapper:
     """As the original's: five attributes, and calls under no_grad and autocast."""
 
+    device = "cpu"
+
     def __init__(self, inference_cfg: SimpleNamespace) -> None:
         self.inference_cfg = inference_cfg
-        self.compile = getattr(inference_cfg, "compile", False)
         self._load()
-        if self.compile:
-            self.warping_module = torch.compile(self.warping_module, backend="eager")
-            self.spade_generator = torch.compile(self.spade_generator, backend="eager")
 
     def _load(self) -> None:
         self.appearance_feature_extractor = network("appearance_feature_extractor")
@@ -43,7 +42,7 @@ class LivePortraitWrapper:
         self.stitching_retargeting_module = stitching()
 
     def inference_ctx(self) -> Any:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.inference_cfg.half)
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.inference_cfg.half)
 
     def extract_feature_3d(self, x: Tensor) -> Tensor:
         with torch.no_grad(), self.inference_ctx():
@@ -122,15 +121,33 @@ class Engine:
         return self.pipeline
 
 
-def wrapper(*, half: bool = False, compiled: bool = False) -> LivePortraitWrapper:
-    return LivePortraitWrapper(SimpleNamespace(half=half, compile=compiled))
+def wrapper(*, half: bool = False, device: str = "cpu") -> LivePortraitWrapper:
+    made = LivePortraitWrapper(SimpleNamespace(half=half))
+    made.device = device
+    for name in NETWORKS:
+        getattr(made, name).to(device)
+    return made
 
 
 def frame(program: Any, seed: int = 0) -> dict[str, Tensor]:
     """What a program answers on one picture: its motion, its feature volume, and a frame."""
     generator = torch.Generator().manual_seed(seed)
-    image = torch.rand(1, 3, 64, 64, generator=generator)
-    info, feature_3d = program.get_kp_info(image), program.extract_feature_3d(image)
-    kp_source = 0.4 * torch.randn(1, 21, 3, generator=generator)
+    image, kp_source = torch.rand(1, 3, 64, 64, generator=generator), 0.4 * torch.randn(1, 21, 3, generator=generator)
     kp_driving = kp_source + 0.05 * torch.randn(1, 21, 3, generator=generator)
+    device = next(program.spade_generator.parameters()).device
+    image, kp_source, kp_driving = (tensor.to(device) for tensor in (image, kp_source, kp_driving))
+    info, feature_3d = program.get_kp_info(image), program.extract_feature_3d(image)
     return {**info, "feature_3d": feature_3d, **program.warp_decode(feature_3d, kp_source, kp_driving)}
+
+
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 0.0) -> None:
+    assert list(actual) == list(expected)
+    for name, value in expected.items():
+        if tolerance:
+            assert relative_error(actual[name], value) < tolerance, name
+        else:
+            assert torch.equal(actual[name], value), name
+
+
+def patched(target: Any) -> list[str]:
+    return [name for name in NETWORKS if patch_of(getattr(target, name)) is not None]

@@ -1,0 +1,110 @@
+// What the main loops of a Hopper convolution share: their configuration, the ring of stages, and a box's products.
+#pragma once
+
+#define CUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED  // N of 144 and 160
+
+#include <cutlass/arch/barrier.h>
+#include <cute/arch/copy_sm90_desc.hpp>
+#include <cute/arch/copy_sm90_tma.hpp>
+#include <cute/tensor.hpp>
+
+#include "hopper/conv_shape.h"
+
+namespace lpkernels::hopper {
+
+// Channels_: known when compiling, a multiple of 16, so that what is left after the 64s costs its own steps alone; or
+// 0: any number, in boxes of 64.
+template <int BlockM_, int BlockN_, int Stages_, int Channels_ = 0>
+struct ConvConfig {
+  static constexpr int BlockM = BlockM_, BlockN = BlockN_, Stages = Stages_, Channels = Channels_;
+  static constexpr int BlockK = kBoxChannels, StepK = 16;  // channels in a 128-byte swizzled row, and in one wgmma
+  static constexpr int FullBoxes = Channels / BlockK, TailSteps = Channels % BlockK / StepK;
+  static constexpr int Threads = 384;  // one producer warpgroup, two that multiply
+  static_assert(Channels % StepK == 0 && BlockM % 128 == 0 && BlockN % 8 == 0 && BlockN <= 256);
+
+  using Element = cute::half_t;
+  using Mma = decltype(cute::make_tiled_mma(
+      cute::GMMA::ss_op_selector<Element, Element, float,
+                                 cute::Shape<cute::Int<BlockM>, cute::Int<BlockN>, cute::Int<BlockK>>,
+                                 cute::GMMA::Major::K, cute::GMMA::Major::K>(),
+      cute::Layout<cute::Shape<cute::_2, cute::_1, cute::_1>>{}));
+
+  template <int Rows>
+  using BoxLayout = decltype(cute::tile_to_shape(cute::GMMA::Layout_K_SW128_Atom<Element>{},
+                                                 cute::Shape<cute::Int<Rows>, cute::Int<BlockK>>{}));
+};
+
+struct ConvMaps {
+  CUtensorMap x, weight;
+};
+
+using FullBarrier = cutlass::arch::ClusterTransactionBarrier;
+using EmptyBarrier = cutlass::arch::ClusterBarrier;
+
+// The barriers of a ring of Stages boxes: filled by the copy engine, emptied by the two multiplying warpgroups.
+template <int Stages>
+struct RingBarriers {
+  alignas(8) uint64_t full[Stages];
+  alignas(8) uint64_t empty[Stages];
+
+  __device__ void init() {
+    for (int stage = 0; stage < Stages; ++stage) {
+      reinterpret_cast<FullBarrier&>(full[stage]).init(1);
+      reinterpret_cast<EmptyBarrier&>(empty[stage]).init(2);
+    }
+  }
+  // Waits until the stage is free and announces `bytes`; returns the barrier for the copies.
+  __device__ uint64_t* begin_fill(int stage, uint32_t phase, int bytes) {
+    reinterpret_cast<EmptyBarrier&>(empty[stage]).wait(phase ^ 1);
+    reinterpret_cast<FullBarrier&>(full[stage]).arrive_and_expect_tx(bytes);
+    return &full[stage];
+  }
+  __device__ void wait_full(int stage, uint32_t phase) { reinterpret_cast<FullBarrier&>(full[stage]).wait(phase); }
+  // Called by all threads of a warpgroup whose products from the stage are done.
+  __device__ void release(int stage) {
+    if (threadIdx.x % 128 == 0) {
+      reinterpret_cast<EmptyBarrier&>(empty[stage]).arrive();
+    }
+  }
+};
+
+// Which stage is next, and the parity of its barriers' current phase.
+template <int Stages>
+struct StageCursor {
+  int stage = 0;
+  uint32_t phase = 0;
+
+  __device__ void advance() {
+    if (++stage == Stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+__device__ inline void load_box(const CUtensorMap& map, uint64_t* full, void* to, const std::array<int, 5>& at) {
+  constexpr uint64_t kEvictNormal = 0x1000000000000000;
+  cute::SM90_TMA_LOAD_5D::copy(&map, full, kEvictNormal, to, at[0], at[1], at[2], at[3], at[4]);
+}
+
+// Issues the first Steps products of BlockM rows of x with a weight box, as one group, without waiting for them.
+template <class Config, int Steps, class Accumulator>
+__device__ void issue_products(typename Config::Element* x_rows, typename Config::Element* weight_rows, int thread,
+                               typename Config::Mma& mma, Accumulator& acc) {
+  using namespace cute;
+  const auto x = make_tensor(make_smem_ptr(x_rows), typename Config::template BoxLayout<Config::BlockM>{});
+  const auto weight = make_tensor(make_smem_ptr(weight_rows), typename Config::template BoxLayout<Config::BlockN>{});
+  const auto thread_mma = mma.get_thread_slice(thread);
+  const auto fragment_x = thread_mma.partition_fragment_A(x);
+  const auto fragment_weight = thread_mma.partition_fragment_B(weight);
+  warpgroup_fence_operand(acc);
+  warpgroup_arrive();
+  CUTLASS_PRAGMA_UNROLL
+  for (int k = 0; k < Steps; ++k) {
+    cute::gemm(mma, fragment_x(_, _, k), fragment_weight(_, _, k), acc);
+    mma.accumulate_ = GMMA::ScaleOut::One;
+  }
+  warpgroup_commit_batch();
+}
+
+}  // namespace lpkernels::hopper
