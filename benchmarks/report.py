@@ -49,7 +49,8 @@ def _body(records: Records, figures: dict[str, bytes]) -> Iterator[str]:
     yield (
         "<p>Providers of a subject are timed in turn in one process (A B C A B C). Every time has its relative error "
         "against FP32 beside it; a provider beyond its tolerance has no time. Rates are those of the published work "
-        "over measured time; shares are of ceilings measured in the same run.</p>"
+        "over measured time; shares are of ceilings measured in the same run. Peak memory is what grows while a "
+        "provider is built, its own weights included, and makes its first calls.</p>"
     )
     yield _section("Machine and runs", sections.environment(records))
     yield _section("Ceilings", sections.ceilings(records))

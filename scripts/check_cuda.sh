@@ -28,10 +28,15 @@ for arch in 75 80 90a; do
   flags+=(-gencode "arch=compute_$arch,code=sm_$arch")
 done
 
-count=0
-while IFS= read -r source; do
+export objects
+compile() { # source, then nvcc and its flags
+  local source=$1
+  shift
   echo "cuda-check: $source (sm_75 sm_80 sm_90a)"
-  "$nvcc" "${flags[@]}" --threads 2 "$source" -o "$objects/$count.o"
-  count=$((count + 1))
-done < <(find csrc -name '*.cu' | sort)
-echo "cuda-check: $count CUDA sources compile with $("$nvcc" --version | grep -o 'release [0-9.]*')"
+  "$@" "$source" -o "$objects/${source//\//_}.o" || exit 255 # ends xargs
+}
+export -f compile
+# The largest first, so that no core is left with one of them at the end.
+find csrc -name '*.cu' -printf '%s %p\n' | sort -rn | cut -d' ' -f2 |
+  xargs -P "$(nproc)" -I {} bash -c 'compile "$@"' _ {} "$nvcc" "${flags[@]}"
+echo "cuda-check: $(find csrc -name '*.cu' | wc -l) CUDA sources compile with $("$nvcc" --version | grep -o 'release [0-9.]*')"
