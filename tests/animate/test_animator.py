@@ -14,6 +14,7 @@ import torch
 
 import lpkernels
 from lpkernels import trace
+from lpkernels.animate import engine
 from lpkernels.animate.animator import Animator
 from lpkernels.animate.extract import extract_template
 from lpkernels.animate.image import Frame, save_image
@@ -149,7 +150,6 @@ def test_absolute_motion_needs_no_first_frame(model: LivePortrait, clip: list[Fr
         MotionOptions(region="exp"),
         MotionOptions(region="lip", relative=False),
         MotionOptions(driving_multiplier=2.0),
-        MotionOptions(driving_option="expression-friendly"),
     ],
 )
 def test_options_reach_the_frame(model: LivePortrait, clip: list[Frame], options: MotionOptions) -> None:
@@ -157,6 +157,24 @@ def test_options_reach_the_frame(model: LivePortrait, clip: list[Frame], options
     for animator in (plain, other):
         animator.step(clip[0])
     assert not np.array_equal(plain.step(clip[2]), other.step(clip[2]))
+
+
+def test_expression_friendly_motion_is_scaled_by_what_the_first_frame_gives(
+    model: LivePortrait, clip: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[float] = []
+
+    def multiplier(*_: object) -> torch.Tensor:
+        measured.append(2.0)
+        return torch.full((1, 1, 1), measured[-1])
+
+    monkeypatch.setattr(engine, "convex_hull_multiplier", multiplier)
+    plain = Animator(model, SOURCE)
+    scaled = Animator(model, SOURCE, options=MotionOptions(driving_option="expression-friendly"))
+    frames = [(plain.step(clip[i]), scaled.step(clip[i])) for i in (0, 2, 3)]
+    assert np.abs(frames[0][0].astype(int) - frames[0][1]).max() <= 1, "the first frame is where motion begins"
+    assert all(np.abs(one.astype(int) - other).max() > 4 for one, other in frames[1:])
+    assert measured == [2.0]
 
 
 def test_retargeting_takes_its_ratio_each_frame(model: LivePortrait, clip: list[Frame]) -> None:

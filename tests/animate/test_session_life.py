@@ -76,6 +76,8 @@ def test_a_session_that_nobody_holds_ends() -> None:
 
 
 PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from tests.animate.live import FakeAnimator, frame
 from lpkernels.animate.session import Session
 animator = FakeAnimator(gated=True)
