@@ -12,9 +12,6 @@ struct Activation {
   int64_t pixel_stride;  // elements
   int batch, depth, height, width, channels;
 
-  bool same_grid(const Activation& other) const {
-    return batch == other.batch && depth == other.depth && height == other.height && width == other.width;
-  }
   // Whether this has the pixels that a convolution of `shape` writes.
   bool written_by(const ConvShape& shape) const {
     const int stride = shape.stride_of_y();

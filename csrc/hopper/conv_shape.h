@@ -6,17 +6,13 @@
 #include <array>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define LPKERNELS_DEVICE_INLINE __host__ __device__ __forceinline__
-#else
-#define LPKERNELS_DEVICE_INLINE inline
-#endif
+#include "common/host_device.h"
 
 namespace lpkernels::hopper {
 
 constexpr int kBoxChannels = 64;  // channels of one TMA box: rows of 128 bytes
 
-LPKERNELS_DEVICE_INLINE int ceil_div(int a, int b) {
+LPKERNELS_HOST_DEVICE int ceil_div(int a, int b) {
   return (a + b - 1) / b;
 }
 
@@ -45,16 +41,16 @@ struct ConvShape {
   int log_h = 0, log_w = 0;                // set at launch, like the tiles
   int tiles_d = 0, tiles_h = 0, tiles_w = 0;
 
-  LPKERNELS_DEVICE_INLINE int axis_phases() const {
+  LPKERNELS_HOST_DEVICE int axis_phases() const {
     return grid == Grid::kSame ? 1 : grid == Grid::kEnlarged2 ? 2 : grid == Grid::kFromClasses ? 4 : 3;
   }
-  LPKERNELS_DEVICE_INLINE int phases() const { return axis_phases() * axis_phases(); }
+  LPKERNELS_HOST_DEVICE int phases() const { return axis_phases() * axis_phases(); }
   // Rows of x, and of y, for one row of the tiles' grid.
-  LPKERNELS_DEVICE_INLINE int stride_of_x() const { return grid == Grid::kFromClasses ? 3 : 1; }
-  LPKERNELS_DEVICE_INLINE int stride_of_y() const {
+  LPKERNELS_HOST_DEVICE int stride_of_x() const { return grid == Grid::kFromClasses ? 3 : 1; }
+  LPKERNELS_HOST_DEVICE int stride_of_y() const {
     return grid == Grid::kSame ? 1 : grid == Grid::kEnlarged2 ? 2 : grid == Grid::kToClasses ? 3 : 4;
   }
-  LPKERNELS_DEVICE_INLINE int boxes() const { return ceil_div(channels, kBoxChannels); }
+  LPKERNELS_HOST_DEVICE int boxes() const { return ceil_div(channels, kBoxChannels); }
 };
 
 inline int log2_of(int value) {
@@ -79,7 +75,7 @@ inline void complete(ConvShape& shape, int block_m) {
   shape.tiles_w = ceil_div(shape.width, shape.tile_w);
 }
 
-LPKERNELS_DEVICE_INLINE int tiles(const ConvShape& shape) {
+LPKERNELS_HOST_DEVICE int tiles(const ConvShape& shape) {
   return shape.tiles_d * shape.tiles_h * shape.tiles_w * shape.batch;
 }
 
@@ -99,7 +95,7 @@ struct AxisTaps {
   int first, stored, count;
 };
 
-LPKERNELS_DEVICE_INLINE AxisTaps axis_taps(const ConvShape& shape, int taps, int phase) {
+LPKERNELS_HOST_DEVICE AxisTaps axis_taps(const ConvShape& shape, int taps, int phase) {
   switch (shape.grid) {
     case Grid::kSame:
       return {-(taps / 2), 0, taps};
@@ -117,12 +113,12 @@ struct KStep {
   int box, d, h, w;
 };
 
-LPKERNELS_DEVICE_INLINE int steps_of(const ConvShape& shape, int phase_h, int phase_w) {
+LPKERNELS_HOST_DEVICE int steps_of(const ConvShape& shape, int phase_h, int phase_w) {
   return shape.taps_d * axis_taps(shape, shape.taps_h, phase_h).count * axis_taps(shape, shape.taps_w, phase_w).count *
          shape.boxes();
 }
 
-LPKERNELS_DEVICE_INLINE ConvBlock block_at(const ConvShape& shape, int n, int tile, int phase, int part) {
+LPKERNELS_HOST_DEVICE ConvBlock block_at(const ConvShape& shape, int n, int tile, int phase, int part) {
   ConvBlock block;
   block.tile = tile;
   block.w = tile % shape.tiles_w * shape.tile_w;
@@ -139,7 +135,7 @@ LPKERNELS_DEVICE_INLINE ConvBlock block_at(const ConvShape& shape, int n, int ti
   return block;
 }
 
-LPKERNELS_DEVICE_INLINE KStep first_step(const ConvShape& shape, const ConvBlock& block) {
+LPKERNELS_HOST_DEVICE KStep first_step(const ConvShape& shape, const ConvBlock& block) {
   const int across = axis_taps(shape, shape.taps_w, block.phase_w).count;
   const int down = axis_taps(shape, shape.taps_h, block.phase_h).count;
   const int tap = block.k_begin / shape.boxes();
@@ -147,7 +143,7 @@ LPKERNELS_DEVICE_INLINE KStep first_step(const ConvShape& shape, const ConvBlock
 }
 
 // The next 64 channels, else the next tap in the order w, h, d.
-LPKERNELS_DEVICE_INLINE void next_step(const ConvShape& shape, const ConvBlock& block, KStep& k) {
+LPKERNELS_HOST_DEVICE void next_step(const ConvShape& shape, const ConvBlock& block, KStep& k) {
   if (++k.box < shape.boxes()) {
     return;
   }
@@ -164,8 +160,7 @@ LPKERNELS_DEVICE_INLINE void next_step(const ConvShape& shape, const ConvBlock& 
 }
 
 // Where the box of a step begins in x: channel, w, h, d, b.
-LPKERNELS_DEVICE_INLINE std::array<int, 5> pixel_origin(const ConvShape& shape, const ConvBlock& block,
-                                                        const KStep& k) {
+LPKERNELS_HOST_DEVICE std::array<int, 5> pixel_origin(const ConvShape& shape, const ConvBlock& block, const KStep& k) {
   const int stride = shape.stride_of_x();
   return {k.box * kBoxChannels, block.w * stride + axis_taps(shape, shape.taps_w, block.phase_w).first + k.w,
           block.h * stride + axis_taps(shape, shape.taps_h, block.phase_h).first + k.h,
@@ -177,7 +172,7 @@ struct Residues {
   int first, count;
 };
 
-LPKERNELS_DEVICE_INLINE Residues residues(const ConvShape& shape, int phase) {
+LPKERNELS_HOST_DEVICE Residues residues(const ConvShape& shape, int phase) {
   if (shape.grid == Grid::kEnlarged4) {
     return phase == 0 ? Residues{0, 1} : phase == 1 ? Residues{1, 2} : Residues{3, 1};
   }
@@ -189,24 +184,24 @@ struct Pixel {
   int d, h, w;
 };
 
-LPKERNELS_DEVICE_INLINE Pixel pixel_at(const ConvShape& shape, const ConvBlock& block, int row) {
+LPKERNELS_HOST_DEVICE Pixel pixel_at(const ConvShape& shape, const ConvBlock& block, int row) {
   return {block.d + (row >> (shape.log_w + shape.log_h)), block.h + ((row >> shape.log_w) & (shape.tile_h - 1)),
           block.w + (row & (shape.tile_w - 1))};
 }
 
-LPKERNELS_DEVICE_INLINE bool inside(const ConvShape& shape, const Pixel& at) {
+LPKERNELS_HOST_DEVICE bool inside(const ConvShape& shape, const Pixel& at) {
   return at.d < shape.depth && at.h < shape.height && at.w < shape.width;
 }
 
 // The pixel of y that a pixel of the tiles' grid stands for in the block's phase (the first, where it is several).
-LPKERNELS_DEVICE_INLINE Pixel pixel_of_y(const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
+LPKERNELS_HOST_DEVICE Pixel pixel_of_y(const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
   const int stride = shape.stride_of_y();
   return {at.d, at.h * stride + residues(shape, block.phase_h).first,
           at.w * stride + residues(shape, block.phase_w).first};
 }
 
 // Its number in y, whose pixels lie next to each other.
-LPKERNELS_DEVICE_INLINE int64_t index_in_y(const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
+LPKERNELS_HOST_DEVICE int64_t index_in_y(const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
   const int stride = shape.stride_of_y();
   const int64_t plane = int64_t{block.b} * shape.depth + at.d;
   return (plane * shape.height * stride + at.h) * shape.width * stride + at.w;
@@ -248,8 +243,7 @@ inline TensorBox weight_box(const ConvShape& shape, int block_n) {
 }
 
 // Where the box of one step begins in the weight.
-LPKERNELS_DEVICE_INLINE std::array<int, 5> weight_origin(const ConvShape& shape, const ConvBlock& block,
-                                                         const KStep& k) {
+LPKERNELS_HOST_DEVICE std::array<int, 5> weight_origin(const ConvShape& shape, const ConvBlock& block, const KStep& k) {
   const int h = axis_taps(shape, shape.taps_h, block.phase_h).stored + k.h;
   const int w = axis_taps(shape, shape.taps_w, block.phase_w).stored + k.w;
   const int tap = (k.d * shape.taps_h + h) * shape.taps_w + w;
@@ -267,23 +261,23 @@ struct Fragment {
   static constexpr int kGroup = 4 * Width;
 
   // Accumulator i of rows lane / 4 + 8 s, group j, in 64-row product `tile_m` of the warpgroup.
-  static LPKERNELS_DEVICE_INLINE constexpr int index(int block_n, int tile_m, int s, int j, int i) {
+  static LPKERNELS_HOST_DEVICE constexpr int index(int block_n, int tile_m, int s, int j, int i) {
     return i % 2 + 2 * s + 4 * (Width / 2 * j + i / 2) + tile_m * (block_n / 2);
   }
   // The tile's row those accumulators belong to.
-  static LPKERNELS_DEVICE_INLINE int row(int thread, int tile_m, int s) {
+  static LPKERNELS_HOST_DEVICE int row(int thread, int tile_m, int s) {
     return tile_m * 128 + thread / 32 * 16 + thread % 32 / 4 + 8 * s;
   }
   // The first of the thread's outputs in group j, counted from the block's first.
-  static LPKERNELS_DEVICE_INLINE int output(int thread, int j) { return kGroup * j + Width * (thread % 4); }
+  static LPKERNELS_HOST_DEVICE int output(int thread, int j) { return kGroup * j + Width * (thread % 4); }
 };
 
 // How many pieces of work there are, and piece `index`: outputs first, so that neighbours read the same pixels.
-LPKERNELS_DEVICE_INLINE int blocks(const ConvShape& shape, int block_n) {
+LPKERNELS_HOST_DEVICE int blocks(const ConvShape& shape, int block_n) {
   return ceil_div(shape.outputs, block_n) * tiles(shape) * shape.phases();
 }
 
-LPKERNELS_DEVICE_INLINE ConvBlock block_of(const ConvShape& shape, int block_n, int index, int part) {
+LPKERNELS_HOST_DEVICE ConvBlock block_of(const ConvShape& shape, int block_n, int index, int part) {
   const int columns = ceil_div(shape.outputs, block_n), all_tiles = tiles(shape);
   return block_at(shape, index % columns * block_n, index / columns % all_tiles, index / columns / all_tiles, part);
 }

@@ -9,7 +9,7 @@ namespace lpkernels::hopper {
 constexpr float kInstanceNormEps = 1e-5f;
 
 // Pixels of tile `tile` (its number within the image) that lie inside.
-LPKERNELS_DEVICE_INLINE int tile_pixels(const ConvShape& shape, int tile) {
+LPKERNELS_HOST_DEVICE int tile_pixels(const ConvShape& shape, int tile) {
   const ConvBlock at = block_at(shape, 0, tile, 0, 0);
   return std::min(shape.tile_d, shape.depth - at.d) * std::min(shape.tile_h, shape.height - at.h) *
          std::min(shape.tile_w, shape.width - at.w);

@@ -4,15 +4,8 @@
 #include <initializer_list>
 #include <iterator>
 
+#include "common/host_device.h"
 #include "common/stable.h"
-
-#if !defined(LPKERNELS_HOST_DEVICE)
-#if defined(__CUDACC__)
-#define LPKERNELS_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define LPKERNELS_HOST_DEVICE inline
-#endif
-#endif
 
 namespace lpkernels {
 
