@@ -45,17 +45,19 @@ inline Activation activation(const char* op, const char* name, const Tensor& ten
   return {tensor.data_ptr(), p, size(0), static_cast<int>(d), size(dims - 3), size(dims - 2), size(dims - 1)};
 }
 
-// The convolution of `x` with a contiguous weight (phases * outputs, [3,] taps, taps, C), its taps as `grid` needs
-// them.
+// The convolution of `x` with a contiguous weight (O, [3,] taps, taps, C), its taps as `grid` needs them; (phases, O,
+// ...) where x is enlarged, (phases * O, ...) from classes.
 inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& weight, Grid grid) {
-  const int64_t dims = weight.dim();
-  STD_TORCH_CHECK(dims == 4 || dims == 5, op, ": weight must have shape (O, taps..., C), got ", shape_string(weight));
+  const bool enlarges = grid != Grid::kSame && grid != Grid::kFromClasses;
+  const int64_t dims = weight.dim(), first_tap = enlarges ? 2 : 1, axes = dims - first_tap - 1;
+  STD_TORCH_CHECK(axes == 2 || axes == 3, op, ": weight must have shape (", enlarges ? "phases, " : "",
+                  "O, taps..., C), got ", shape_string(weight));
   STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Half && weight.is_cuda() && weight.is_contiguous() &&
                       weight.size(dims - 1) == x.channels && x.channels % 8 == 0 &&
                       reinterpret_cast<uintptr_t>(weight.data_ptr()) % 16 == 0,
                   op, ": weight must be contiguous float16 with the ", x.channels, " channels of x, got ",
                   shape_string(weight));
-  STD_TORCH_CHECK(dims == 5 || x.depth == 1, op, ": a volume needs taps in depth, got weight ", shape_string(weight));
+  STD_TORCH_CHECK(axes == 3 || x.depth == 1, op, ": a volume needs taps in depth, got weight ", shape_string(weight));
   const auto size = [&](int64_t dim) { return static_cast<int>(weight.size(dim)); };
   ConvShape shape{.batch = x.batch,
                   .depth = x.depth,
@@ -63,7 +65,7 @@ inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& w
                   .width = x.width,
                   .channels = x.channels,
                   .outputs = 0,
-                  .taps_d = dims == 5 ? size(1) : 1,
+                  .taps_d = axes == 3 ? size(first_tap) : 1,
                   .taps_h = size(dims - 3),
                   .taps_w = size(dims - 2),
                   .grid = grid};
@@ -77,9 +79,9 @@ inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& w
   STD_TORCH_CHECK(
       shape.taps_d % 2 == 1 && (grid == Grid::kSame ? odd : shape.taps_h == needed && shape.taps_w == needed), op,
       ": weight has the wrong number of taps: ", shape_string(weight));
-  STD_TORCH_CHECK(weight.size(0) % shape.phases() == 0, op, ": weight must have its outputs for each of ",
-                  shape.phases(), " phases, got ", shape_string(weight));
-  shape.outputs = size(0) / shape.phases();
+  STD_TORCH_CHECK(enlarges ? size(0) == shape.phases() : size(0) % shape.phases() == 0, op,
+                  ": weight must have its outputs for each of ", shape.phases(), " phases, got ", shape_string(weight));
+  shape.outputs = enlarges ? size(1) : size(0) / shape.phases();
   return shape;
 }
 
