@@ -29,40 +29,54 @@ struct ConvAct {
     int residual_shift;  // 1: the residual has half the height and width
   };
 
+  static constexpr bool kReads = true;
+  static constexpr int kValues = 1;  // bias
+
   template <class Config>
   static constexpr size_t own_bytes() {
     return statistics_bytes<Config>();
   }
 
-  template <int Width>
-  __device__ static void apply(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at,
-                               int output, float (&v)[Width]) {
+  __device__ static void values(const Params& params, const ConvShape&, const ConvBlock&, int output,
+                                float (&values)[kValues]) {
+    values[0] = __ldg(params.bias + output);
+  }
+
+  struct Row {
+    __half* out;
+    const __half* residual;
+    float gain;
+  };
+
+  __device__ static Row row(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
     const Pixel y = pixel_of_y(shape, block, at);
     const int64_t pixel = index_in_y(shape, block, y);
-    float bias[Width];
-    load_vector(params.bias + output, bias);
-    CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < Width; ++i) {
-      v[i] += bias[i];
-    }
+    Row row{params.out + pixel * params.out_stride, nullptr, 1.f};
     if (params.residual != nullptr) {
       const int shift = params.residual_shift, stride = shape.stride_of_y();
       const int64_t plane = int64_t{block.b} * shape.depth + y.d;
-      const int64_t row = plane * (shape.height * stride >> shift) + (y.h >> shift);
-      const int64_t source = row * (shape.width * stride >> shift) + (y.w >> shift);
-      float residual[Width];
-      load_vector(params.residual + source * params.residual_stride + output, residual);
-      CUTLASS_PRAGMA_UNROLL
-      for (int i = 0; i < Width; ++i) {
-        v[i] += residual[i];
-      }
+      const int64_t line = plane * (shape.height * stride >> shift) + (y.h >> shift);
+      row.residual = params.residual + (line * (shape.width * stride >> shift) + (y.w >> shift)) * params.residual_stride;
     }
-    const float gain = params.gain != nullptr ? __ldg(params.gain + pixel) : 1.f;
+    if (params.gain != nullptr && inside(shape, at)) {
+      row.gain = __ldg(params.gain + pixel);
+    }
+    return row;
+  }
+
+  __device__ static const __half* address(const Params&, const Row& row) { return row.residual; }
+
+  template <class Config, int Width>
+  __device__ static void apply(const Params& params, const ConvShape&, const Row& row, int output, const float* values,
+                               const HalfBits<Width>& read, float (&v)[Width]) {
+    float bias[Width], residual[Width];
+    load_vector(values, bias);
+    to_floats<Width>(read, residual);  // zeros where there is none
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < Width; ++i) {
-      v[i] = leaky_relu(v[i], params.negative_slope) * gain;
+      v[i] = leaky_relu(v[i] + bias[i] + residual[i], params.negative_slope) * row.gain;
     }
-    store_vector(params.out + pixel * params.out_stride + output, v);
+    store_vector(row.out + output, v);
   }
 
   template <class Config, int Width, class Accumulator>
@@ -76,6 +90,8 @@ struct ConvAct {
 
 using Narrow = BoxLoop<ConvConfig</*BlockM=*/256, /*BlockN=*/64, /*Stages=*/5>>;
 using Square = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>>;
+// 2 rows of 64 pixels: a box of x serves three taps, which leaves shared memory more time for the tensor cores.
+using SquareHalo = HaloLoop</*TileH=*/2, /*TileW=*/64, /*BlockN=*/128, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/6>;
 using Wide = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/256, /*Stages=*/4>>;
 // The hourglass's last convolution: 142 channels on 142, padded.
 using Hourglass = HaloLoop</*TileH=*/4, /*TileW=*/64, /*BlockN=*/144, /*TapsH=*/3, /*XStages=*/2, /*WeightStages=*/6,
@@ -91,11 +107,10 @@ void check_same_grid(const char* name, const Activation& other, const Activation
 
 using Epilogue = PixelEpilogue<ConvAct, 8>;
 
-enum class Kernel { kNarrow, kNarrowHalo, kSquare, kWide, kHourglass };
+enum class Kernel { kNarrow, kNarrowHalo, kSquare, kSquareHalo, kWide, kHourglass };
 
 // The part of the chip that works on average while `blocks` run, one a multiprocessor.
 double busy(int64_t blocks) {
-  constexpr int64_t kMultiprocessors = 132;
   const int64_t waves = (blocks + kMultiprocessors - 1) / kMultiprocessors;
   return static_cast<double>(blocks) / static_cast<double>(waves * kMultiprocessors);
 }
@@ -112,7 +127,8 @@ Kernel choose(const ConvShape& shape) {
   }
   const int64_t square_blocks = (pixels + 127) / 128 * ceil_div(shape.outputs, 128);
   const bool wide = shape.outputs % 256 == 0 && busy(square_blocks / 2) > 0.95 * busy(square_blocks);
-  return wide ? Kernel::kWide : Kernel::kSquare;
+  const bool rows = shape.taps_h == 3 && shape.grid == Grid::kSame && shape.width % 64 == 0 && shape.height % 2 == 0;
+  return wide ? Kernel::kWide : rows && 4 * square_blocks >= 3 * kMultiprocessors ? Kernel::kSquareHalo : Kernel::kSquare;
 }
 
 // Sets the tile of `kernel`, which the statistics need before it runs.
@@ -126,6 +142,8 @@ void set_tile(Kernel kernel, ConvShape& shape) {
       return Narrow::set_tile(shape);
     case Kernel::kSquare:
       return Square::set_tile(shape);
+    case Kernel::kSquareHalo:
+      return SquareHalo::set_tile(shape);
     case Kernel::kWide:
       return Wide::set_tile(shape);
   }
@@ -142,6 +160,8 @@ void launch(Kernel kernel, const Activation& x, const Tensor& weight, ConvShape 
       return launch_conv<NarrowHalo, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
     case Kernel::kSquare:
       return launch_conv<Square, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
+    case Kernel::kSquareHalo:
+      return launch_conv<SquareHalo, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
     case Kernel::kWide:
       return launch_conv<Wide, Epilogue>(x.data, x.pixel_stride, w, shape, params, stream);
     case Kernel::kHourglass:
@@ -188,7 +208,7 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
   const Kernel kernel = choose(shape);
   set_tile(kernel, shape);
   if (!stats) {
-    shape.split = kernel == Kernel::kSquare ? split_for(blocks(shape, Square::Config::BlockN), shape) : 1;
+    shape.split = kernel == Kernel::kSquare ? split_for<Square, Epilogue>(shape) : 1;
     launch(kernel, x, weight, shape, params, stream);
     return check_launch("conv_act");
   }
@@ -204,6 +224,7 @@ const RegisterKernel kernels[] = {
     RegisterKernel(conv_entry<Narrow, Epilogue>("conv_act<256x64>")),
     RegisterKernel(conv_entry<NarrowHalo, Epilogue>("conv_act<256x64, halo>")),
     RegisterKernel(conv_entry<Square, Epilogue>("conv_act<128x128>")),
+    RegisterKernel(conv_entry<SquareHalo, Epilogue>("conv_act<128x128, halo>")),
     RegisterKernel(conv_entry<Wide, Epilogue>("conv_act<128x256>")),
     RegisterKernel(conv_entry<Hourglass, PixelEpilogue<ConvAct, 4>>("conv_act<256x144, halo, 144 channels>"))};
 

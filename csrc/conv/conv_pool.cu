@@ -14,7 +14,7 @@ namespace {
 
 using namespace hopper;
 
-struct PoolEpilogue {
+struct PoolEpilogue : ReadsNothingAhead {
   static constexpr bool kClusters = true, kManyTiles = true;
 
   struct Params {
@@ -47,7 +47,7 @@ struct PoolEpilogue {
 
   template <class Config, class Accumulator>
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
-                             int thread, const EpilogueMemory& memory) {
+                             int thread, const EpilogueMemory& memory, NothingAhead) {
     if (shape.split > 1) {
       return with_cluster_sums<Config>(acc, thread, memory.stages, [&](const float* staged) {
         pool_staged<Config>(params, shape, block, staged, thread);
@@ -120,7 +120,7 @@ void launch_square(const Activation& x, const Tensor& weight, ConvShape shape, c
   shape.tile_h = std::min(kTile / shape.tile_w, std::max(2, 1 << log2_of(shape.height)));
   shape.tile_d = kTile / shape.tile_w / shape.tile_h;
   complete(shape, kTile);
-  shape.split = split_for(blocks(shape, Square::Config::BlockN), shape);
+  shape.split = split_for<Square, PoolEpilogue>(shape);
   if (shape.split == 1 && shape.tile_w != 8) {  // without a cluster, pooling needs the tile's pixels where run has them
     shape.tile_w = 8;
     shape.tile_h = 2;

@@ -27,26 +27,45 @@ struct Upsample {
     float negative_slope;
   };
 
+  static constexpr bool kReads = false;
+  static constexpr int kValues = 1;  // bias
+
   template <class Config>
   static constexpr size_t own_bytes() {
     return 0;
   }
 
-  template <int Width>
-  __device__ static void apply(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at,
-                               int output, float (&v)[Width]) {
+  __device__ static void values(const Params& params, const ConvShape&, const ConvBlock&, int output,
+                                float (&values)[kValues]) {
+    values[0] = __ldg(params.bias + output);
+  }
+
+  struct Row {
+    __half* out;
+    int rows, columns;  // of y with this value
+  };
+
+  __device__ static Row row(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
+    const int64_t pixel = index_in_y(shape, block, pixel_of_y(shape, block, at));
+    return {params.out + pixel * params.out_stride, residues(shape, block.phase_h).count,
+            residues(shape, block.phase_w).count};
+  }
+
+  __device__ static const __half* address(const Params&, const Row&) { return nullptr; }
+
+  template <class Config, int Width>
+  __device__ static void apply(const Params& params, const ConvShape& shape, const Row& row, int output,
+                               const float* values, const HalfBits<Width>&, float (&v)[Width]) {
     float bias[Width];
-    load_vector(params.bias + output, bias);
+    load_vector(values, bias);
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < Width; ++i) {
       v[i] = leaky_relu(v[i] + bias[i], params.negative_slope);
     }
-    const Pixel first = pixel_of_y(shape, block, at);
-    const int rows = residues(shape, block.phase_h).count, columns = residues(shape, block.phase_w).count;
-    for (int r = 0; r < rows; ++r) {
-      for (int q = 0; q < columns; ++q) {
-        const int64_t pixel = index_in_y(shape, block, {at.d, first.h + r, first.w + q});
-        store_vector(params.out + pixel * params.out_stride + output, v);
+    const int64_t line = int64_t{shape.width} * shape.stride_of_y();
+    for (int r = 0; r < row.rows; ++r) {
+      for (int q = 0; q < row.columns; ++q) {
+        store_vector(row.out + (r * line + q) * params.out_stride + output, v);
       }
     }
   }
@@ -58,12 +77,13 @@ struct Upsample {
 
 using Narrow = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/64, /*Stages=*/8>>;
 using Square = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>>;
+using Wide = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/192, /*Stages=*/5>>;
 
 template <class Loop>
 void launch(const Activation& x, const Tensor& weight, ConvShape shape, const Upsample::Params& params,
             cudaStream_t stream) {
   Loop::set_tile(shape);
-  shape.split = split_for(blocks(shape, Loop::Config::BlockN), shape);
+  shape.split = split_for<Loop, PixelEpilogue<Upsample, 8>>(shape);
   shape.permuted = shape.split == 1;
   launch_conv<Loop, PixelEpilogue<Upsample, 8>>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
 }
@@ -86,6 +106,8 @@ void upsample_conv_cuda(const Tensor& x_tensor, const Tensor& weight, const Tens
   const torch::stable::accelerator::DeviceGuard guard(x_tensor.get_device_index());
   if (shape.outputs <= 64) {
     launch<Narrow>(x, weight, shape, params, current_stream(x_tensor));
+  } else if (shape.outputs % 192 == 0) {  // the hidden activations of three norms
+    launch<Wide>(x, weight, shape, params, current_stream(x_tensor));
   } else {
     launch<Square>(x, weight, shape, params, current_stream(x_tensor));
   }
@@ -94,7 +116,8 @@ void upsample_conv_cuda(const Tensor& x_tensor, const Tensor& weight, const Tens
 
 const RegisterKernel kernels[] = {
     RegisterKernel(conv_entry<Narrow, PixelEpilogue<Upsample, 8>>("upsample_conv<128x64>")),
-    RegisterKernel(conv_entry<Square, PixelEpilogue<Upsample, 8>>("upsample_conv<128x128>"))};
+    RegisterKernel(conv_entry<Square, PixelEpilogue<Upsample, 8>>("upsample_conv<128x128>")),
+    RegisterKernel(conv_entry<Wide, PixelEpilogue<Upsample, 8>>("upsample_conv<128x192>"))};
 
 }  // namespace
 }  // namespace lpkernels

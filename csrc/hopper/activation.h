@@ -85,18 +85,6 @@ inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& w
   return shape;
 }
 
-// How many blocks should share a tile's sum so that `blocks` of them fill the chip, each with enough left to add up.
-inline int split_for(int blocks, const ConvShape& shape) {
-  constexpr int kMultiprocessors = 132, kFewestSteps = 8, kLargestCluster = 8;
-  const int steps = steps_of(shape, shape.axis_phases() / 2, shape.axis_phases() / 2);  // of the phase with the fewest
-  int split = 1;
-  while (2 * split <= kLargestCluster && blocks * split * 2 <= kMultiprocessors &&
-         steps / (2 * split) >= kFewestSteps) {
-    split *= 2;
-  }
-  return split;
-}
-
 inline void check_floats(const char* op, const char* name, const Tensor& tensor, std::initializer_list<int64_t> sizes) {
   bool fits = tensor.dim() == static_cast<int64_t>(sizes.size()) && tensor.scalar_type() == ScalarType::Float &&
               tensor.is_cuda() && tensor.is_contiguous() && reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0;

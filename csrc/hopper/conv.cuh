@@ -3,12 +3,14 @@
 //   acc[m, n] = sum over taps t and channels c of x[pixel(m) + offset(t), c] * weight[n, t, c]
 //
 // Layouts: x is channels-last (B, D, H, W, C), a slice of a wider buffer if need be; weight (N, taps, C). A block owns
-// a box of output pixels (its BlockM rows m) and BlockN outputs, and goes on to another while there are any. One
-// producer thread keeps boxes in flight, across tiles if the epilogue leaves their memory alone; two warpgroups
-// multiply. Where an image has too few tiles for the chip, the blocks of a cluster share one tile's sum (`split`). How
+// a box of output pixels (its BlockM rows m) and BlockN outputs, and goes on to another while there are any. Two
+// producer threads keep boxes in flight, of x and of weights, across tiles if the epilogue leaves their memory alone;
+// two warpgroups multiply. Where an image has too few tiles for the chip, the blocks of a cluster share one tile's sum (`split`). How
 // boxes come and are multiplied is the main loop's (box_loop.cuh, halo_loop.cuh), what becomes of the sums the
 // epilogue's (epilogue.cuh).
 #pragma once
+
+#include <atomic>
 
 #include <cutlass/arch/reg_reconfig.h>
 #include <cute/arch/cluster_sm90.hpp>
@@ -64,14 +66,19 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
     cutlass::arch::fence_barrier_init();
   }
   __syncthreads();
-  wait_for_kernel_before();
-  const int part = blockIdx.x % shape.split, stride = gridDim.x / shape.split, end = blocks(shape, Config::BlockN);
+  const int part = blockIdx.x % shape.split, first = blockIdx.x / shape.split;
+  const int stride = gridDim.x / shape.split, end = blocks(shape, Config::BlockN);
   typename Loop::Cursors cursors;
   if (warpgroup == 0) {
     cutlass::arch::warpgroup_reg_dealloc<56>();
     if (threadIdx.x == 0) {
-      for (int i = blockIdx.x / shape.split; i < end; i += stride) {
-        Loop::produce(maps, shape, storage, block_of(shape, Config::BlockN, i, part), cursors);
+      wait_for_kernel_before();
+      for (int i = first; i < end; i += stride) {
+        Loop::load_pixels(maps.x, shape, storage, block_of(shape, Config::BlockN, i, part), cursors);
+      }
+    } else if (threadIdx.x == 32) {  // no kernel before this one writes weights: they come while that drains
+      for (int i = first; i < end; i += stride) {
+        Loop::load_weights(maps.weight, shape, storage, block_of(shape, Config::BlockN, i, part), cursors);
       }
     }
     __syncwarp();
@@ -84,14 +91,19 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
   } else {
     cutlass::arch::warpgroup_reg_alloc<224>();
     const int thread = threadIdx.x - 128;
-    for (int i = blockIdx.x / shape.split; i < end; i += stride) {
-      const ConvBlock block = block_of(shape, Config::BlockN, i, part);
+    const EpilogueMemory epilogue_memory{memory, memory + sizeof(storage)};
+    wait_for_kernel_before();  // the epilogue reads what others wrote, and writes what they may still read
+    for (int i = first, turn = 0; i < end; i += stride, turn ^= 1) {
+      ConvBlock block = block_of(shape, Config::BlockN, i, part);
+      block.turn = turn;
+      // What the epilogue needs besides the sums comes while they are made.
+      const auto ahead = Epilogue::template read_ahead<Config>(params, shape, block, thread, epilogue_memory);
       auto acc = partition_fragment_C(typename Config::Mma{}, Shape<Int<Config::BlockM>, Int<Config::BlockN>>{});
       Loop::consume(shape, storage, block, thread, acc, cursors);
       if (i + stride >= end) {
         let_next_kernel_start();
       }
-      Epilogue::template run<Config>(params, shape, block, acc, thread, {memory, memory + sizeof(storage)});
+      Epilogue::template run<Config>(params, shape, block, acc, thread, epilogue_memory, ahead);
     }
   }
 #endif
@@ -111,6 +123,54 @@ inline void check_hopper() {
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   STD_TORCH_CHECK(major == 9, "needs a Hopper GPU (compute capability 9.0), this is ", major, ".x");
+}
+
+template <class Loop, class Epilogue>
+cudaError_t allow_shared_memory() {
+  return cudaFuncSetAttribute(&conv_kernel<Loop, Epilogue>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              shared_bytes<Loop, Epilogue>());
+}
+
+// Clusters of `size` blocks that run at once: fewer than multiprocessors over size, for a cluster lies in one of the
+// chip's groups of multiprocessors, whose sizes differ from chip to chip.
+template <class Loop, class Epilogue>
+int clusters_at_once(int size) {
+  static std::array<std::atomic<int>, kLargestCluster + 1> known{};
+  if (const int found = known[size].load(std::memory_order_relaxed)) {
+    return found;
+  }
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(size), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(size);
+  config.blockDim = dim3(Loop::Config::Threads);
+  config.dynamicSmemBytes = shared_bytes<Loop, Epilogue>();
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int count = 0;
+  cudaError_t error = allow_shared_memory<Loop, Epilogue>();
+  if (error == cudaSuccess) {
+    error = cudaOccupancyMaxActiveClusters(&count, &conv_kernel<Loop, Epilogue>, &config);
+  }
+  STD_TORCH_CHECK(error == cudaSuccess, "conv: clusters of ", size, ": ", cudaGetErrorString(error));
+  known[size].store(std::max(count, 1), std::memory_order_relaxed);
+  return std::max(count, 1);
+}
+
+// How many blocks should share a tile's sum so that as many as possible run, all at once, each with enough to add up.
+template <class Loop, class Epilogue>
+int split_for(const ConvShape& shape) {
+  constexpr int kFewestSteps = 8;
+  const int all = blocks(shape, Loop::Config::BlockN);
+  const int steps = steps_of(shape, shape.axis_phases() / 2, shape.axis_phases() / 2);  // of the phase with the fewest
+  int split = 1;
+  for (int size = 2; size <= kLargestCluster && all * size <= kMultiprocessors && steps / size >= kFewestSteps; ++size) {
+    if (all <= clusters_at_once<Loop, Epilogue>(size)) {
+      split = size;
+    }
+  }
+  return split;
 }
 
 // x: the first channel of pixel (0, 0, 0, 0), `pixel_stride` elements between pixels; weight: (phases * outputs, taps,
@@ -134,7 +194,7 @@ void launch_conv(const void* x, int64_t pixel_stride, const void* weight, ConvSh
                       tensor_map(weight, weight_box(shape, Config::BlockN))};
   constexpr int kShared = shared_bytes<Loop, Epilogue>();
   const auto kernel = &conv_kernel<Loop, Epilogue>;
-  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  cudaError_t error = allow_shared_memory<Loop, Epilogue>();
   STD_TORCH_CHECK(error == cudaSuccess, "conv: ", cudaGetErrorString(error));
   const int all = blocks(shape, Config::BlockN);
   cudaLaunchAttribute attributes[2];

@@ -11,6 +11,7 @@
 namespace lpkernels::hopper {
 
 constexpr int kBoxChannels = 64;  // channels of one TMA box: rows of 128 bytes
+constexpr int kLargestCluster = 8;
 
 LPKERNELS_HOST_DEVICE int ceil_div(int a, int b) {
   return (a + b - 1) / b;
@@ -87,6 +88,7 @@ struct ConvBlock {
   int weight_row;  // its row in the weight
   int phase_h, phase_w;
   int k_begin, k_end;
+  int turn = 0;  // 0 or 1: of every other tile of a block that goes on to others
 };
 
 // The taps of an axis in a phase: `count` of them from x's row stride_of_x * i + `first` on, `stored` the weight's
@@ -135,37 +137,52 @@ LPKERNELS_HOST_DEVICE ConvBlock block_at(const ConvShape& shape, int n, int tile
   return block;
 }
 
-LPKERNELS_HOST_DEVICE KStep first_step(const ConvShape& shape, const ConvBlock& block) {
-  const int across = axis_taps(shape, shape.taps_w, block.phase_w).count;
-  const int down = axis_taps(shape, shape.taps_h, block.phase_h).count;
-  const int tap = block.k_begin / shape.boxes();
-  return {block.k_begin % shape.boxes(), tap / (across * down), tap / across % down, tap % across};
-}
+// The steps of a block's sum: 64 channels after 64, then the taps in the order w, h, d. This and the two origins below
+// work out once what all steps share: a producer has a few hundred cycles for a step.
+struct StepOrder {
+  int boxes, across, down;
 
-// The next 64 channels, else the next tap in the order w, h, d.
-LPKERNELS_HOST_DEVICE void next_step(const ConvShape& shape, const ConvBlock& block, KStep& k) {
-  if (++k.box < shape.boxes()) {
-    return;
+  LPKERNELS_HOST_DEVICE StepOrder(const ConvShape& shape, const ConvBlock& block)
+      : boxes(shape.boxes()),
+        across(axis_taps(shape, shape.taps_w, block.phase_w).count),
+        down(axis_taps(shape, shape.taps_h, block.phase_h).count) {}
+
+  LPKERNELS_HOST_DEVICE KStep first(const ConvBlock& block) const {
+    const int tap = block.k_begin / boxes;
+    return {block.k_begin % boxes, tap / (across * down), tap / across % down, tap % across};
   }
-  k.box = 0;
-  if (++k.w < axis_taps(shape, shape.taps_w, block.phase_w).count) {
-    return;
+
+  LPKERNELS_HOST_DEVICE void next(KStep& k) const {
+    if (++k.box < boxes) {
+      return;
+    }
+    k.box = 0;
+    if (++k.w < across) {
+      return;
+    }
+    k.w = 0;
+    if (++k.h < down) {
+      return;
+    }
+    k.h = 0;
+    ++k.d;
   }
-  k.w = 0;
-  if (++k.h < axis_taps(shape, shape.taps_h, block.phase_h).count) {
-    return;
-  }
-  k.h = 0;
-  ++k.d;
-}
+};
 
 // Where the box of a step begins in x: channel, w, h, d, b.
-LPKERNELS_HOST_DEVICE std::array<int, 5> pixel_origin(const ConvShape& shape, const ConvBlock& block, const KStep& k) {
-  const int stride = shape.stride_of_x();
-  return {k.box * kBoxChannels, block.w * stride + axis_taps(shape, shape.taps_w, block.phase_w).first + k.w,
-          block.h * stride + axis_taps(shape, shape.taps_h, block.phase_h).first + k.h,
-          block.d + k.d - shape.taps_d / 2, block.b};
-}
+struct PixelOrigin {
+  int w, h, d, b;
+
+  LPKERNELS_HOST_DEVICE PixelOrigin(const ConvShape& shape, const ConvBlock& block)
+      : w(block.w * shape.stride_of_x() + axis_taps(shape, shape.taps_w, block.phase_w).first),
+        h(block.h * shape.stride_of_x() + axis_taps(shape, shape.taps_h, block.phase_h).first),
+        d(block.d - shape.taps_d / 2),
+        b(block.b) {}
+
+  LPKERNELS_HOST_DEVICE std::array<int, 5> at(const KStep& k) const {
+    return {k.box * kBoxChannels, w + k.w, h + k.h, d + k.d, b};
+  }
+};
 
 // The rows (or columns) of y that a phase answers for, counted from stride_of_y * i: `count` of them from `first` on.
 struct Residues {
@@ -242,17 +259,25 @@ inline TensorBox weight_box(const ConvShape& shape, int block_n) {
           {kBoxChannels, 2, 4, size(group / 8), size(block_n / group)}};
 }
 
-// Where the box of one step begins in the weight.
-LPKERNELS_HOST_DEVICE std::array<int, 5> weight_origin(const ConvShape& shape, const ConvBlock& block, const KStep& k) {
-  const int h = axis_taps(shape, shape.taps_h, block.phase_h).stored + k.h;
-  const int w = axis_taps(shape, shape.taps_w, block.phase_w).stored + k.w;
-  const int tap = (k.d * shape.taps_h + h) * shape.taps_w + w;
-  const int c = tap * shape.channels + k.box * kBoxChannels, row = block.weight_row;
-  if (shape.permuted) {
-    return {c, 0, 0, 0, row / shape.group};
+// Where the box of a step begins in the weight.
+struct WeightOrigin {
+  int channels, taps_h, taps_w, first, row;
+  bool permuted;
+
+  LPKERNELS_HOST_DEVICE WeightOrigin(const ConvShape& shape, const ConvBlock& block)
+      : channels(shape.channels),
+        taps_h(shape.taps_h),
+        taps_w(shape.taps_w),
+        first(axis_taps(shape, taps_h, block.phase_h).stored * taps_w +
+              axis_taps(shape, taps_w, block.phase_w).stored),
+        row(shape.permuted ? block.weight_row / shape.group : block.weight_row),
+        permuted(shape.permuted) {}
+
+  LPKERNELS_HOST_DEVICE std::array<int, 5> at(const KStep& k) const {
+    const int tap = first + (k.d * taps_h + k.h) * taps_w + k.w, c = tap * channels + k.box * kBoxChannels;
+    return permuted ? std::array<int, 5>{c, 0, 0, 0, row} : std::array<int, 5>{c, row, 0, 0, 0};
   }
-  return {c, row, 0, 0, 0};
-}
+};
 
 // Neighbouring outputs of one pixel in a thread's accumulators, when the weight's rows are permuted in groups of
 // 4 * Width. The two multiplying warpgroups have threads 0 to 255.

@@ -8,32 +8,6 @@
 
 namespace lpkernels::hopper {
 
-// Calls visit(row, output, v) for every vector v of Width outputs that the thread holds; what visit leaves in v goes
-// back into the accumulators.
-template <class Config, int Width, class Accumulator, class Visit>
-__device__ void for_each_vector(Accumulator& acc, int thread, Visit&& visit) {
-  using F = Fragment<Width>;
-  CUTLASS_PRAGMA_UNROLL
-  for (int tile_m = 0; tile_m < Config::BlockM / 128; ++tile_m) {
-    CUTLASS_PRAGMA_UNROLL
-    for (int j = 0; j < Config::BlockN / F::kGroup; ++j) {
-      CUTLASS_PRAGMA_UNROLL
-      for (int s = 0; s < 2; ++s) {
-        float v[Width];
-        CUTLASS_PRAGMA_UNROLL
-        for (int i = 0; i < Width; ++i) {
-          v[i] = acc(F::index(Config::BlockN, tile_m, s, j, i));
-        }
-        visit(F::row(thread, tile_m, s), F::output(thread, j), v);
-        CUTLASS_PRAGMA_UNROLL
-        for (int i = 0; i < Width; ++i) {
-          acc(F::index(Config::BlockN, tile_m, s, j, i)) = v[i];
-        }
-      }
-    }
-  }
-}
-
 // The accumulators as rows of BlockN floats in shared memory, columns in the weight's own order.
 template <class Config>
 struct Staged {
@@ -68,14 +42,21 @@ __device__ inline float4 load_from_rank(const float* address, int rank) {
 
 // Eight columns of one row, summed over the cluster in rank order.
 __device__ inline void sum_over_cluster(const float* address, int split, float (&v)[8]) {
+  float4 parts[kLargestCluster][2];
   CUTLASS_PRAGMA_UNROLL
-  for (float& value : v) {
-    value = 0.f;
+  for (int rank = 0; rank < kLargestCluster; ++rank) {  // all under way at once: a rank takes long to answer
+    const bool there = rank < split;
+    parts[rank][0] = there ? load_from_rank(address, rank) : make_float4(0.f, 0.f, 0.f, 0.f);
+    parts[rank][1] = there ? load_from_rank(address + 4, rank) : make_float4(0.f, 0.f, 0.f, 0.f);
   }
-  for (int rank = 0; rank < split; ++rank) {
-    const float4 a = load_from_rank(address, rank), b = load_from_rank(address + 4, rank);
-    v[0] += a.x, v[1] += a.y, v[2] += a.z, v[3] += a.w;
-    v[4] += b.x, v[5] += b.y, v[6] += b.z, v[7] += b.w;
+  CUTLASS_PRAGMA_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    v[4 * i] = parts[0][i].x, v[4 * i + 1] = parts[0][i].y, v[4 * i + 2] = parts[0][i].z, v[4 * i + 3] = parts[0][i].w;
+    CUTLASS_PRAGMA_UNROLL
+    for (int rank = 1; rank < kLargestCluster; ++rank) {
+      const float4 part = parts[rank][i];
+      v[4 * i] += part.x, v[4 * i + 1] += part.y, v[4 * i + 2] += part.z, v[4 * i + 3] += part.w;
+    }
   }
 }
 
@@ -92,69 +73,18 @@ __device__ void with_cluster_sums(const Accumulator& acc, int thread, unsigned c
   cute::cluster_wait();
 }
 
-// An epilogue is a type with
-//   Params        what the kernel is launched with
-//   kClusters     whether it can add up the parts of a cluster
-//   kManyTiles    whether it leaves the stages alone (but for clusters), so that a block may go on to another tile
-//   staged_bytes  what it stages over the stages, own_bytes what it needs beside them
-//   run           called by the two multiplying warpgroups with their accumulators
-//
-// This one treats every pixel alike: Op::apply(params, shape, block, pixel, output, v) on each vector of outputs, then
-// Op::finish on what that left in the accumulators.
-template <class Op, int Width>
-struct PixelEpilogue {
-  using Params = typename Op::Params;
-  static constexpr bool kClusters = Width == 8, kManyTiles = true;
-
-  template <class Config>
-  static constexpr size_t staged_bytes() {
-    return kClusters ? Staged<Config>::kBytes : 0;
-  }
-
-  template <class Config>
-  static constexpr size_t own_bytes() {
-    return Op::template own_bytes<Config>();
-  }
-
-  template <class Config, class Accumulator>
-  __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
-                             int thread, const EpilogueMemory& memory) {
-    const auto apply = [&](int row, int output, float (&v)[Width]) {
-      const Pixel at = pixel_at(shape, block, row);
-      if (inside(shape, at) && block.n + output < shape.outputs) {
-        Op::apply(params, shape, block, at, block.n + output, v);
-      } else {
-        CUTLASS_PRAGMA_UNROLL
-        for (float& value : v) {
-          value = 0.f;
-        }
-      }
-    };
-    if constexpr (kClusters) {
-      if (shape.split > 1) {
-        with_cluster_sums<Config>(acc, thread, memory.stages, [&](const float* staged) {
-          constexpr int kVectors = Config::BlockN / 8;
-          const int rank = static_cast<int>(cute::block_rank_in_cluster());
-          for (int item = rank * 256 + thread; item < Config::BlockM * kVectors; item += shape.split * 256) {
-            float v[8];
-            const int row = item / kVectors, output = item % kVectors * 8;
-            sum_over_cluster(staged + row * Staged<Config>::kPitch + output, shape.split, v);
-            apply(row, output, v);
-          }
-        });
-        return;
-      }
-    }
-    for_each_vector<Config, Width>(acc, thread, apply);
-    Op::template finish<Config, Width>(params, shape, block, acc, thread, memory.own);
-  }
-};
-
-// Width halves at `address`, as floats; the address is a multiple of 2 * Width bytes.
+// Width halves, as they lie in memory.
 template <int Width>
-__device__ void load_vector(const __half* address, float (&v)[Width]) {
-  using Bits = std::conditional_t<Width == 8, uint4, uint2>;
-  const Bits bits = __ldg(reinterpret_cast<const Bits*>(address));
+using HalfBits = std::conditional_t<Width == 8, uint4, uint2>;
+
+// Width halves at `address`, a multiple of 2 * Width bytes.
+template <int Width>
+__device__ HalfBits<Width> load_halves(const __half* address) {
+  return __ldg(reinterpret_cast<const HalfBits<Width>*>(address));
+}
+
+template <int Width>
+__device__ void to_floats(const HalfBits<Width>& bits, float (&v)[Width]) {
   const auto* pairs = reinterpret_cast<const __half2*>(&bits);
   CUTLASS_PRAGMA_UNROLL
   for (int i = 0; i < Width / 2; ++i) {
@@ -166,21 +96,21 @@ __device__ void load_vector(const __half* address, float (&v)[Width]) {
 
 template <int Width>
 __device__ void store_vector(__half* address, const float (&v)[Width]) {
-  using Bits = std::conditional_t<Width == 8, uint4, uint2>;
-  Bits bits;
+  HalfBits<Width> bits;
   auto* pairs = reinterpret_cast<__half2*>(&bits);
   CUTLASS_PRAGMA_UNROLL
   for (int i = 0; i < Width / 2; ++i) {
     pairs[i] = __floats2half2_rn(v[2 * i], v[2 * i + 1]);
   }
-  *reinterpret_cast<Bits*>(address) = bits;
+  *reinterpret_cast<HalfBits<Width>*>(address) = bits;
 }
 
+// Width floats at `address`, a multiple of 16 bytes, in global or shared memory.
 template <int Width>
 __device__ void load_vector(const float* address, float (&v)[Width]) {
   CUTLASS_PRAGMA_UNROLL
   for (int i = 0; i < Width; i += 4) {
-    const float4 quad = __ldg(reinterpret_cast<const float4*>(address + i));
+    const float4 quad = *reinterpret_cast<const float4*>(address + i);
     v[i] = quad.x, v[i + 1] = quad.y, v[i + 2] = quad.z, v[i + 3] = quad.w;
   }
 }
@@ -188,5 +118,211 @@ __device__ void load_vector(const float* address, float (&v)[Width]) {
 __device__ inline float leaky_relu(float value, float negative_slope) {
   return value > 0.f ? value : value * negative_slope;
 }
+
+// An epilogue is a type with
+//   Params        what the kernel is launched with
+//   kClusters     whether it can add up the parts of a cluster
+//   kManyTiles    whether it leaves the stages alone (but for clusters), so that a block may go on to another tile
+//   staged_bytes  what it stages over the stages, own_bytes what it needs beside them
+//   read_ahead    called by the two multiplying warpgroups before they multiply; answers what run gets
+//   run           called by them with their accumulators
+struct NothingAhead {};
+
+struct ReadsNothingAhead {
+  template <class Config, class Params>
+  __device__ static NothingAhead read_ahead(const Params&, const ConvShape&, const ConvBlock&, int,
+                                            const EpilogueMemory&) {
+    return {};
+  }
+};
+
+// Numbers that belong to a block's outputs, Count for each, as Count rows of BlockN floats. Two tiles' take turns: when
+// the next but one comes, all are done with this one's.
+template <class Config, int Count>
+struct OutputValues {
+  static constexpr size_t kBytes = 2 * Count * Config::BlockN * sizeof(float);
+
+  __device__ static float* of_tile(unsigned char* memory, const ConvBlock& block) {
+    return reinterpret_cast<float*>(memory) + block.turn * Count * Config::BlockN;
+  }
+
+  // value(n, values) gives those of output n, counted from the block's first.
+  template <class Value>
+  __device__ static void store(unsigned char* memory, const ConvBlock& block, int thread, Value&& value) {
+    static_assert(Config::BlockN <= 256);
+    if (thread < Config::BlockN) {
+      float values[Count] = {};
+      value(thread, values);
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < Count; ++i) {
+        of_tile(memory, block)[i * Config::BlockN + thread] = values[i];
+      }
+    }
+    sync_consumers();
+  }
+};
+
+// Treats every pixel alike. Op has
+//   Params, own_bytes
+//   kValues, values(params, shape, block, output, values)  numbers that belong to an output
+//   Row, row(params, shape, block, pixel)                  what the outputs of a pixel share
+//   kReads, address(params, row)                           a pixel's halves that apply gets, or null
+//   apply(params, shape, row, output, values, read, v)     on each vector of Width outputs; `values` are those of the
+//                                                          first, those of each kind BlockN apart
+//   finish                                                 on what that left in the accumulators
+template <class Op, int Width>
+struct PixelEpilogue {
+  using Params = typename Op::Params;
+  using Bits = HalfBits<Width>;
+  using F = Fragment<Width>;
+  static constexpr bool kClusters = Width == 8, kManyTiles = true;
+
+  template <class Config>
+  static constexpr int kRows = Config::BlockM / 64;  // of a thread
+  template <class Config>
+  static constexpr int kVectors = kRows<Config> * (Config::BlockN / F::kGroup);
+  // Vectors read at once; large tiles leave registers for fewer.
+  template <class Config>
+  static constexpr int kBatch = !Op::kReads ? 1 : Config::BlockM * Config::BlockN >= 128 * 256 ? 4 : 8;
+
+  template <class Config>
+  struct Ahead {
+    Bits bits[kBatch<Config>];
+  };
+
+  template <class Config>
+  static constexpr size_t staged_bytes() {
+    return kClusters ? Staged<Config>::kBytes : 0;
+  }
+
+  template <class Config>
+  static constexpr size_t own_bytes() {
+    return OutputValues<Config, Op::kValues>::kBytes + Op::template own_bytes<Config>();
+  }
+
+  template <class Config>
+  __device__ static Ahead<Config> read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
+                                             int thread, const EpilogueMemory& memory) {
+    OutputValues<Config, Op::kValues>::store(memory.own, block, thread, [&](int n, float(&values)[Op::kValues]) {
+      if (block.n + n < shape.outputs) {
+        Op::values(params, shape, block, block.n + n, values);
+      }
+    });
+    Ahead<Config> ahead{};
+    if (Op::kReads && shape.split == 1) {
+      const Rows<Config> rows(params, shape, block, thread);
+      read<Config>(params, shape, block, thread, rows, 0, ahead.bits);
+    }
+    return ahead;
+  }
+
+  template <class Config, class Accumulator>
+  __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
+                             int thread, const EpilogueMemory& memory, const Ahead<Config>& ahead) {
+    const float* values = OutputValues<Config, Op::kValues>::of_tile(memory.own, block);
+    if constexpr (kClusters) {
+      if (shape.split > 1) {
+        return with_cluster_sums<Config>(acc, thread, memory.stages, [&](const float* staged) {
+          run_staged<Config>(params, shape, block, staged, thread, values);
+        });
+      }
+    }
+    constexpr int kAll = kVectors<Config>, kOnce = kBatch<Config>;
+    const Rows<Config> rows(params, shape, block, thread);
+    Bits now[kOnce], next[kOnce];
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < kOnce; ++i) {
+      now[i] = ahead.bits[i];
+    }
+    CUTLASS_PRAGMA_UNROLL
+    for (int first = 0; first < kAll; first += kOnce) {
+      if (Op::kReads && first + kOnce < kAll) {
+        read<Config>(params, shape, block, thread, rows, first + kOnce, next);
+      }
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < kOnce; ++i) {
+        const int r = (first + i) % kRows<Config>, j = (first + i) / kRows<Config>, output = F::output(thread, j);
+        float v[Width];
+        CUTLASS_PRAGMA_UNROLL
+        for (int e = 0; e < Width; ++e) {
+          v[e] = acc(F::index(Config::BlockN, r / 2, r % 2, j, e));
+        }
+        if (rows.inside[r] && block.n + output < shape.outputs) {
+          Op::template apply<Config>(params, shape, rows.row[r], block.n + output, values + output, now[i], v);
+        } else {
+          CUTLASS_PRAGMA_UNROLL
+          for (float& value : v) {
+            value = 0.f;
+          }
+        }
+        CUTLASS_PRAGMA_UNROLL
+        for (int e = 0; e < Width; ++e) {
+          acc(F::index(Config::BlockN, r / 2, r % 2, j, e)) = v[e];
+        }
+      }
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < kOnce; ++i) {
+        now[i] = next[i];
+      }
+    }
+    Op::template finish<Config, Width>(params, shape, block, acc, thread,
+                                       memory.own + OutputValues<Config, Op::kValues>::kBytes);
+  }
+
+ private:
+  template <class Config>
+  struct Rows {
+    typename Op::Row row[kRows<Config>];
+    bool inside[kRows<Config>];
+
+    __device__ Rows(const Params& params, const ConvShape& shape, const ConvBlock& block, int thread) {
+      CUTLASS_PRAGMA_UNROLL
+      for (int r = 0; r < kRows<Config>; ++r) {
+        const Pixel at = pixel_at(shape, block, F::row(thread, r / 2, r % 2));
+        inside[r] = hopper::inside(shape, at);
+        row[r] = Op::row(params, shape, block, at);
+      }
+    }
+  };
+
+  // Vectors `first` to `first` + kBatch, all under way at once: one after the other each would wait for the L2.
+  template <class Config>
+  __device__ static void read(const Params& params, const ConvShape& shape, const ConvBlock& block, int thread,
+                              const Rows<Config>& rows, int first, Bits (&bits)[kBatch<Config>]) {
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < kBatch<Config>; ++i) {
+      const int r = (first + i) % kRows<Config>, output = block.n + F::output(thread, (first + i) / kRows<Config>);
+      const __half* address = Op::address(params, rows.row[r]);
+      bits[i] = Bits{};
+      if (address != nullptr && rows.inside[r] && output < shape.outputs) {
+        bits[i] = load_halves<Width>(address + output);
+      }
+    }
+  }
+
+  // A cluster's sums lie in shared memory, of any pixel and output.
+  template <class Config>
+  __device__ static void run_staged(const Params& params, const ConvShape& shape, const ConvBlock& block,
+                                    const float* staged, int thread, const float* values) {
+    constexpr int kPerRow = Config::BlockN / 8;
+    const int rank = static_cast<int>(cute::block_rank_in_cluster());
+    for (int item = rank * 256 + thread; item < Config::BlockM * kPerRow; item += shape.split * 256) {
+      const int m = item / kPerRow, output = item % kPerRow * 8;
+      const Pixel at = pixel_at(shape, block, m);
+      if (!inside(shape, at) || block.n + output >= shape.outputs) {
+        continue;
+      }
+      const typename Op::Row row = Op::row(params, shape, block, at);
+      const __half* address = Op::address(params, row);
+      Bits bits{};
+      if (address != nullptr) {
+        bits = load_halves<8>(address + block.n + output);
+      }
+      float v[8];
+      sum_over_cluster(staged + m * Staged<Config>::kPitch + output, shape.split, v);
+      Op::template apply<Config>(params, shape, row, block.n + output, values + output, bits, v);
+    }
+  }
+};
 
 }  // namespace lpkernels::hopper

@@ -15,13 +15,14 @@ struct HaloLoop {
   using Config = ConvConfig<TileH_ * TileW_, BlockN_, WeightStages_, Channels_>;
   static constexpr int TileH = TileH_, TileW = TileW_, kTapsH = TapsH_, XStages = XStages_;
   static constexpr int HaloRows = (TileH + kTapsH - 1) * TileW;  // pixels of an x box
+  static constexpr int kRowBytes = Config::BlockK * sizeof(typename Config::Element);
   static_assert(TileW % 8 == 0, "a row must be a whole number of swizzle atoms");
 
   struct Storage {
     alignas(1024) typename Config::Element x[XStages][HaloRows * Config::BlockK];
     alignas(1024) typename Config::Element weight[Config::Stages][Config::BlockN * Config::BlockK];
-    RingBarriers<XStages> x_ring;
-    RingBarriers<Config::Stages> ring;
+    RingBarriers<XStages, 1> x_ring;
+    RingBarriers<Config::Stages, 1> ring;
 
     __device__ void init() {
       x_ring.init();
@@ -47,20 +48,38 @@ struct HaloLoop {
     return box;
   }
 
-  // The boxes of x in the order columns of taps, then channels; with each, the weights of its taps in h.
-  __device__ static void produce(const ConvMaps& maps, const ConvShape& shape, Storage& storage, const ConvBlock& block,
-                                 Cursors& cursors) {
-    constexpr int kBoxBytes = Config::BlockK * sizeof(typename Config::Element);
-    for (int column = 0; column < shape.taps_d * shape.taps_w; ++column) {
-      for (int box = 0; box < shape.boxes(); ++box) {
-        KStep k{.box = box, .d = column / shape.taps_w, .h = 0, .w = column % shape.taps_w};
-        uint64_t* full = storage.x_ring.begin_fill(cursors.x.stage, cursors.x.phase, HaloRows * kBoxBytes);
-        load_box(maps.x, full, storage.x[cursors.x.stage], pixel_origin(shape, block, k));
-        cursors.x.advance();
-        for (; k.h < kTapsH; ++k.h) {
-          full = storage.ring.begin_fill(cursors.weight.stage, cursors.weight.phase, Config::BlockN * kBoxBytes);
-          load_box(maps.weight, full, storage.weight[cursors.weight.stage], weight_origin(shape, block, k));
-          cursors.weight.advance();
+  // The boxes of x in the order columns of taps, then channels.
+  __device__ static void load_pixels(const CUtensorMap& map, const ConvShape& shape, Storage& storage,
+                                     const ConvBlock& block, Cursors& cursors) {
+    const PixelOrigin origin(shape, block);
+    for_each_box(shape, [&](const KStep& k) {
+      uint64_t* full = storage.x_ring.begin_fill(cursors.x.stage, cursors.x.phase, HaloRows * kRowBytes);
+      load_box(map, full, storage.x[cursors.x.stage], origin.at(k));
+      cursors.x.advance();
+    });
+  }
+
+  // For each box of x the weights of its taps in h.
+  __device__ static void load_weights(const CUtensorMap& map, const ConvShape& shape, Storage& storage,
+                                      const ConvBlock& block, Cursors& cursors) {
+    const WeightOrigin origin(shape, block);
+    auto& at = cursors.weight;
+    for_each_box(shape, [&](KStep k) {
+      for (; k.h < kTapsH; ++k.h) {
+        uint64_t* full = storage.ring.begin_fill(at.stage, at.phase, Config::BlockN * kRowBytes);
+        load_box(map, full, storage.weight[at.stage], origin.at(k));
+        at.advance();
+      }
+    });
+  }
+
+  template <class Load>
+  __device__ static void for_each_box(const ConvShape& shape, Load&& load) {
+    const int boxes = shape.boxes();
+    for (int d = 0; d < shape.taps_d; ++d) {
+      for (int w = 0; w < shape.taps_w; ++w) {
+        for (int box = 0; box < boxes; ++box) {
+          load(KStep{.box = box, .d = d, .h = 0, .w = w});
         }
       }
     }

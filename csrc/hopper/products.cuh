@@ -41,15 +41,16 @@ struct ConvMaps {
 using FullBarrier = cutlass::arch::ClusterTransactionBarrier;
 using EmptyBarrier = cutlass::arch::ClusterBarrier;
 
-// The barriers of a ring of Stages boxes: filled by the copy engine, emptied by the two multiplying warpgroups.
-template <int Stages>
+// The barriers of a ring of Stages boxes: filled by the copy engine on the word of Producers threads, emptied by the two
+// multiplying warpgroups.
+template <int Stages, int Producers>
 struct RingBarriers {
   alignas(8) uint64_t full[Stages];
   alignas(8) uint64_t empty[Stages];
 
   __device__ void init() {
     for (int stage = 0; stage < Stages; ++stage) {
-      reinterpret_cast<FullBarrier&>(full[stage]).init(1);
+      reinterpret_cast<FullBarrier&>(full[stage]).init(Producers);
       reinterpret_cast<EmptyBarrier&>(empty[stage]).init(2);
     }
   }

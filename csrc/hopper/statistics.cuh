@@ -20,6 +20,25 @@ constexpr size_t statistics_bytes() {
   return sizeof(float2) * 8 * Config::BlockN;
 }
 
+// Adds up what the eight lanes that hold the same columns have of each: lane by lane half of the columns is handed over
+// and the other half received. A lane ends with an eighth of the columns, from the returned one on, in v's front.
+template <int Count>
+__device__ int add_up_rows(float (&v)[Count], int thread) {
+  static_assert(Count % 8 == 0);
+  int column = 0;
+  CUTLASS_PRAGMA_UNROLL
+  for (int lanes = 16, half = Count / 2; lanes >= 4; lanes /= 2, half /= 2) {
+    const bool upper = thread & lanes;
+    CUTLASS_PRAGMA_UNROLL
+    for (int c = 0; c < half; ++c) {
+      const float other = __shfl_xor_sync(~0u, upper ? v[c] : v[half + c], lanes);
+      v[c] = (upper ? v[half + c] : v[c]) + other;
+    }
+    column += upper ? half : 0;
+  }
+  return column;
+}
+
 // Writes partials[tile][n] for the block's outputs. acc holds the final values, zero where there is no pixel.
 template <class Config, int Width, class Accumulator>
 __device__ void column_statistics(const ConvShape& shape, const ConvBlock& block, const Accumulator& acc, int thread,
@@ -28,28 +47,30 @@ __device__ void column_statistics(const ConvShape& shape, const ConvBlock& block
   constexpr int kWarps = 8;
   float2(*sums)[Config::BlockN] = reinterpret_cast<float2(*)[Config::BlockN]>(memory);  // of each warp's rows
   sync_consumers();  // until then others may read the sums of the tile before
+  constexpr int kColumns = Config::BlockN / 4, kOnce = 16;  // a thread's, and how many of them at a time
   CUTLASS_PRAGMA_UNROLL
-  for (int j = 0; j < Config::BlockN / F::kGroup; ++j) {
+  for (int first = 0; first < kColumns; first += kOnce) {
+    float sum[kOnce], squares[kOnce];
     CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < Width; ++i) {
-      float sum = 0.f, squares = 0.f;
+    for (int c = 0; c < kOnce; ++c) {
+      const int j = (first + c) / Width, i = (first + c) % Width;
+      sum[c] = squares[c] = 0.f;
       CUTLASS_PRAGMA_UNROLL
-      for (int tile_m = 0; tile_m < Config::BlockM / 128; ++tile_m) {
-        CUTLASS_PRAGMA_UNROLL
-        for (int s = 0; s < 2; ++s) {
-          const float v = acc(F::index(Config::BlockN, tile_m, s, j, i));
-          sum += v;
-          squares = fmaf(v, v, squares);
-        }
+      for (int r = 0; r < (first + c < kColumns ? Config::BlockM / 64 : 0); ++r) {
+        const float v = acc(F::index(Config::BlockN, r / 2, r % 2, j, i));
+        sum[c] += v;
+        squares[c] = fmaf(v, v, squares[c]);
       }
-      CUTLASS_PRAGMA_UNROLL
-      for (int lanes = 4; lanes < 32; lanes *= 2) {  // lanes with the same outputs, other rows
-        sum += __shfl_xor_sync(~0u, sum, lanes);
-        squares += __shfl_xor_sync(~0u, squares, lanes);
+    }
+    const int column = add_up_rows(sum, thread);
+    add_up_rows(squares, thread);
+    CUTLASS_PRAGMA_UNROLL
+    for (int c = 0; c < kOnce / 8; ++c) {
+      const int own = first + column + c;
+      if (kColumns % kOnce != 0 && own >= kColumns) {
+        continue;
       }
-      if (thread % 32 < 4) {
-        sums[thread / 32][F::output(thread, j) + i] = make_float2(sum, squares);
-      }
+      sums[thread / 32][F::output(thread, own / Width) + own % Width] = make_float2(sum[c], squares[c]);
     }
   }
   sync_consumers();
@@ -84,16 +105,19 @@ struct Moments {
 
 // stats[b][n] = mean and 1 / sqrt(var + eps), var biased. A block owns 32 outputs of an image, 8 threads for each.
 static __global__ void combine_statistics_kernel(const ConvShape shape, const float2* partials, float2* stats) {
-  wait_for_kernel_before();
+  let_next_kernel_start();
   __shared__ Moments shared[8][32];
   const int lane = threadIdx.x, slice = threadIdx.y, n = blockIdx.x * 32 + lane;
-  const int count = tiles(shape) / shape.batch;
+  const int count = tiles(shape) / shape.batch, whole = shape.tile_d * shape.tile_h * shape.tile_w;
+  // Most images are a whole number of tiles: then nothing need be divided.
+  const bool even = shape.depth % shape.tile_d + shape.height % shape.tile_h + shape.width % shape.tile_w == 0;
+  wait_for_kernel_before();
   const float2* of_image = partials + int64_t{blockIdx.y} * count * shape.outputs + n;
   Moments moments{};
 #pragma unroll 4
   for (int tile = slice; n < shape.outputs && tile < count; tile += 8) {
     const float2 part = of_image[int64_t{tile} * shape.outputs];
-    moments.add({static_cast<float>(tile_pixels(shape, tile)), part.x, part.y});
+    moments.add({static_cast<float>(even ? whole : tile_pixels(shape, tile)), part.x, part.y});
   }
   shared[slice][lane] = moments;
   __syncthreads();

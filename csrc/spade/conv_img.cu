@@ -4,7 +4,7 @@
 //
 // Layouts: x (B, H, W, C), weight (3 u u, 3, 3, C), image uint8 (B, u H, u W, 3) or float32 (B, 3, u H, u W), u = 1
 // or 2. A block owns 256 pixels and all outputs; they pass through shared memory, and a thread writes one pixel's
-// square of the picture. Bound by filling shared memory: 9 taps of x for 16 columns.
+// square of the picture. Bound by filling shared memory: 3 boxes of x for 16 columns.
 #include "common/cuda.h"
 #include "common/kernel_table.h"
 #include "hopper/activation.h"
@@ -15,9 +15,10 @@ namespace {
 
 using namespace hopper;
 
-using ImageLoop = BoxLoop<ConvConfig</*BlockM=*/256, /*BlockN=*/16, /*Stages=*/6>>;
+// 8 rows of 32 pixels: a box of x serves three taps.
+using ImageLoop = HaloLoop</*TileH=*/8, /*TileW=*/32, /*BlockN=*/16, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/9>;
 
-struct ImageEpilogue {
+struct ImageEpilogue : ReadsNothingAhead {
   static constexpr bool kClusters = false, kManyTiles = false;
 
   struct Params {
@@ -39,7 +40,7 @@ struct ImageEpilogue {
 
   template <class Config, class Accumulator>
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
-                             int thread, const EpilogueMemory& memory) {
+                             int thread, const EpilogueMemory& memory, NothingAhead) {
     float* staged = reinterpret_cast<float*>(memory.stages);
     sync_consumers();  // until then the other warpgroup may read the stages that the sums overwrite
     Staged<Config>::store(acc, thread, staged);
@@ -90,7 +91,7 @@ Tensor conv_img_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor&
   return image;
 }
 
-const RegisterKernel image_kernel(conv_entry<ImageLoop, ImageEpilogue>("conv_img<256x16>"));
+const RegisterKernel image_kernel(conv_entry<ImageLoop, ImageEpilogue>("conv_img<256x16, halo>"));
 
 }  // namespace
 }  // namespace lpkernels

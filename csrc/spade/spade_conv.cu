@@ -30,29 +30,57 @@ struct SpadeParams {
   int channels;  // C
 };
 
-// gamma1 and beta of eight channels of a pixel of the tiles' grid to the result; gamma1 is overwritten.
-[[maybe_unused]] __device__ inline void modulate(const SpadeParams& params, const ConvShape& shape,
-                                                 const ConvBlock& block, const Pixel& at, int channel,
-                                                 float (&gamma1)[8], const float (&beta)[8]) {
-  const int shift = params.x_shift, stride = shape.stride_of_y();
-  const Pixel y = pixel_of_y(shape, block, at);
-  const int64_t row = int64_t{block.b} * (shape.height * stride >> shift) + (y.h >> shift);
-  const int64_t source = row * (shape.width * stride >> shift) + (y.w >> shift);
-  float x[8], stats[16];
-  load_vector(params.x + source * params.x_stride + channel, x);
-  load_vector(params.stats + 2 * (int64_t{block.b} * params.channels + channel), stats);
+// A pixel's x and out.
+struct SpadeRow {
+  const __half* x;
+  __half* out;
+
+  __device__ SpadeRow() = default;
+  __device__ SpadeRow(const SpadeParams& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
+    const int shift = params.x_shift, stride = shape.stride_of_y();
+    const Pixel y = pixel_of_y(shape, block, at);
+    const int64_t line = int64_t{block.b} * (shape.height * stride >> shift) + (y.h >> shift);
+    x = params.x + (line * (shape.width * stride >> shift) + (y.w >> shift)) * params.x_stride;
+    out = params.out + index_in_y(shape, block, y) * params.out_stride;
+  }
+};
+
+// gamma1 and beta of eight channels to the result, in gamma1's place. stats: their means, and `apart` further their
+// reciprocal deviations.
+[[maybe_unused]] __device__ inline void modulate(const SpadeParams& params, const SpadeRow& row, int channel,
+                                                 const uint4& bits, const float* stats, int apart, float (&gamma1)[8],
+                                                 const float (&beta)[8]) {
+  float x[8], mean[8], rstd[8];
+  to_floats<8>(bits, x);
+  load_vector(stats, mean);
+  load_vector(stats + apart, rstd);
   CUTLASS_PRAGMA_UNROLL
   for (int i = 0; i < 8; ++i) {
-    const float normalized = (x[i] - stats[2 * i]) * stats[2 * i + 1];
-    gamma1[i] = leaky_relu(fmaf(normalized, gamma1[i], beta[i]), params.negative_slope);
+    gamma1[i] = leaky_relu(fmaf((x[i] - mean[i]) * rstd[i], gamma1[i], beta[i]), params.negative_slope);
   }
-  store_vector(params.out + index_in_y(shape, block, y) * params.out_stride + channel, gamma1);
+  store_vector(row.out + channel, gamma1);
+}
+
+[[maybe_unused]] __device__ inline float2 stats_of(const SpadeParams& params, const ConvBlock& block, int channel) {
+  return __ldg(reinterpret_cast<const float2*>(params.stats) + int64_t{block.b} * params.channels + channel);
 }
 
 // Columns in pairs of groups: 32 gammas, then the 32 betas of the same channels.
 struct GammaBeta {
   using Params = SpadeParams;
+  using F = Fragment<8>;
   static constexpr bool kClusters = false, kManyTiles = true;
+  static constexpr int kValues = 3;  // bias, of every column; mean and reciprocal deviation of channel n in column n
+
+  template <class Config>
+  static constexpr int kRows = Config::BlockM / 64;  // of a thread
+  template <class Config>
+  static constexpr int kPairs = Config::BlockN / F::kGroup / 2;  // vectors of channels of a row
+
+  template <class Config>
+  struct Ahead {
+    uint4 x[kPairs<Config>][kRows<Config>];
+  };
 
   template <class Config>
   static constexpr size_t staged_bytes() {
@@ -61,37 +89,60 @@ struct GammaBeta {
 
   template <class Config>
   static constexpr size_t own_bytes() {
-    return 0;
+    return OutputValues<Config, kValues>::kBytes;
+  }
+
+  template <class Config>
+  __device__ static Ahead<Config> read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
+                                             int thread, const EpilogueMemory& memory) {
+    OutputValues<Config, kValues>::store(memory.own, block, thread, [&](int n, float(&values)[kValues]) {
+      values[0] = block.n + n < shape.outputs ? __ldg(params.bias + block.n + n) : 0.f;
+      const int channel = block.n / 2 + n;
+      if (n < Config::BlockN / 2 && channel < params.channels) {
+        const float2 stats = stats_of(params, block, channel);
+        values[1] = stats.x;
+        values[2] = stats.y;
+      }
+    });
+    Ahead<Config> ahead{};
+    CUTLASS_PRAGMA_UNROLL
+    for (int r = 0; r < kRows<Config>; ++r) {
+      const Pixel at = pixel_at(shape, block, F::row(thread, r / 2, r % 2));
+      const SpadeRow row(params, shape, block, at);
+      CUTLASS_PRAGMA_UNROLL
+      for (int pair = 0; pair < kPairs<Config>; ++pair) {
+        const int channel = block.n / 2 + F::output(thread, pair);
+        if (inside(shape, at) && channel < params.channels) {
+          ahead.x[pair][r] = load_halves<8>(row.x + channel);
+        }
+      }
+    }
+    return ahead;
   }
 
   template <class Config, class Accumulator>
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
-                             int thread, const EpilogueMemory&) {
-    using F = Fragment<8>;
+                             int thread, const EpilogueMemory& memory, const Ahead<Config>& ahead) {
+    const float* values = OutputValues<Config, kValues>::of_tile(memory.own, block);
     CUTLASS_PRAGMA_UNROLL
-    for (int j = 0; j < Config::BlockN / F::kGroup; j += 2) {
-      const int column = block.n + F::kGroup * j, channel = column / 2 + 8 * (thread % 4);
-      if (column >= shape.outputs) {
-        continue;
-      }
-      float gamma_bias[8], beta_bias[8];
-      load_vector(params.bias + column + 8 * (thread % 4), gamma_bias);
-      load_vector(params.bias + column + F::kGroup + 8 * (thread % 4), beta_bias);
+    for (int r = 0; r < kRows<Config>; ++r) {
+      const Pixel at = pixel_at(shape, block, F::row(thread, r / 2, r % 2));
+      const SpadeRow row(params, shape, block, at);
       CUTLASS_PRAGMA_UNROLL
-      for (int tile_m = 0; tile_m < Config::BlockM / 128; ++tile_m) {
-        CUTLASS_PRAGMA_UNROLL
-        for (int s = 0; s < 2; ++s) {
-          const Pixel at = pixel_at(shape, block, F::row(thread, tile_m, s));
-          float gamma1[8], beta[8];
-          CUTLASS_PRAGMA_UNROLL
-          for (int i = 0; i < 8; ++i) {
-            gamma1[i] = acc(F::index(Config::BlockN, tile_m, s, j, i)) + gamma_bias[i];
-            beta[i] = acc(F::index(Config::BlockN, tile_m, s, j + 1, i)) + beta_bias[i];
-          }
-          if (inside(shape, at)) {
-            modulate(params, shape, block, at, channel, gamma1, beta);
-          }
+      for (int pair = 0; pair < kPairs<Config>; ++pair) {
+        const int n = F::output(thread, pair), channel = block.n / 2 + n;  // from the block's first, and of x
+        if (!inside(shape, at) || channel >= params.channels) {
+          continue;
         }
+        float gamma1[8], beta[8];
+        load_vector(values + F::output(thread, 2 * pair), gamma1);
+        load_vector(values + F::output(thread, 2 * pair + 1), beta);
+        CUTLASS_PRAGMA_UNROLL
+        for (int i = 0; i < 8; ++i) {
+          gamma1[i] += acc(F::index(Config::BlockN, r / 2, r % 2, 2 * pair, i));
+          beta[i] += acc(F::index(Config::BlockN, r / 2, r % 2, 2 * pair + 1, i));
+        }
+        modulate(params, row, channel, ahead.x[pair][r], values + Config::BlockN + n, Config::BlockN, gamma1, beta);
       }
     }
   }
@@ -99,23 +150,40 @@ struct GammaBeta {
 
 struct GammaAlone {
   using Params = SpadeParams;
+  using Row = SpadeRow;
+  static constexpr bool kReads = true;
+  static constexpr int kValues = 3;  // bias, mean, reciprocal deviation
 
   template <class Config>
   static constexpr size_t own_bytes() {
     return 0;
   }
 
-  template <int Width>
-  __device__ static void apply(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at,
-                               int channel, float (&gamma1)[Width]) {
+  __device__ static void values(const Params& params, const ConvShape&, const ConvBlock& block, int channel,
+                                float (&values)[kValues]) {
+    const float2 stats = stats_of(params, block, channel);
+    values[0] = __ldg(params.bias + channel);
+    values[1] = stats.x;
+    values[2] = stats.y;
+  }
+
+  __device__ static Row row(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
+    return {params, shape, block, at};
+  }
+
+  __device__ static const __half* address(const Params&, const Row& row) { return row.x; }
+
+  template <class Config, int Width>
+  __device__ static void apply(const Params& params, const ConvShape&, const Row& row, int channel,
+                               const float* values, const HalfBits<Width>& read, float (&gamma1)[Width]) {
     float bias[8];
-    load_vector(params.bias + channel, bias);
+    load_vector(values, bias);
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < 8; ++i) {
       gamma1[i] += bias[i];
     }
     constexpr float kNone[8] = {};
-    modulate(params, shape, block, at, channel, gamma1, kNone);
+    modulate(params, row, channel, read, values + Config::BlockN, Config::BlockN, gamma1, kNone);
   }
 
   template <class Config, int Width, class Accumulator>

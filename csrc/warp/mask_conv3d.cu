@@ -19,7 +19,7 @@ constexpr int kOutputs = 22, kTaps = 7, kColumns = 160, kChannels = 144;
 constexpr int kTileH = 4, kTileW = 64;
 using MaskLoop = HaloLoop<kTileH, kTileW, kColumns, /*TapsH=*/kTaps, /*XStages=*/2, /*WeightStages=*/3, kChannels>;
 
-struct ShiftedSum {
+struct ShiftedSum : ReadsNothingAhead {
   static constexpr bool kClusters = false, kManyTiles = false;
 
   struct Params {
@@ -39,7 +39,7 @@ struct ShiftedSum {
 
   template <class Config, class Accumulator>
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block,
-                             const Accumulator& acc, int thread, const EpilogueMemory& memory) {
+                             const Accumulator& acc, int thread, const EpilogueMemory& memory, NothingAhead) {
     constexpr int kPitch = Staged<Config>::kPitch;
     float* columns = reinterpret_cast<float*>(memory.stages);
     sync_consumers();  // until then the other warpgroup may read the stages that P overwrites

@@ -52,10 +52,13 @@ void walk(ConvShape shape, int block_m, int block_n, int pixel_stride) {
         std::vector<float> product(size_t{1} * block_m * block_n, 0.f);  // summed over the cluster
         for (int part = 0; part < shape.split; ++part) {
           const ConvBlock block = block_at(shape, n, tile, phase, part);
-          KStep k = first_step(shape, block);
+          const StepOrder order(shape, block);
+          const PixelOrigin pixel_origin(shape, block);
+          const WeightOrigin weight_origin(shape, block);
+          KStep k = order.first(block);
           for (int step = block.k_begin; step < block.k_end; ++step) {
-            const std::array<int, 5> at = pixel_origin(shape, block, k);
-            const std::array<int, 5> weight_at = weight_origin(shape, block, k);
+            const std::array<int, 5> at = pixel_origin.at(k);
+            const std::array<int, 5> weight_at = weight_origin.at(k);
             for (int m = 0; m < block_m; ++m) {
               for (int column = 0; column < block_n; ++column) {
                 for (int c = 0; c < kBoxChannels; ++c) {
@@ -64,7 +67,7 @@ void walk(ConvShape shape, int block_m, int block_n, int pixel_stride) {
                 }
               }
             }
-            next_step(shape, block, k);
+            order.next(k);
           }
         }
         const ConvBlock block = block_at(shape, n, tile, phase, 0);
