@@ -29,12 +29,12 @@ def subjects(context: Context) -> Iterator[Subject]:
     """Each stage at each batch."""
     for stage in stages(context):
         wide, outputs = 4 * stage.channels, stage.channels
-        rows = stage.batch * -(-(stage.side**2) // ref.row_block(stage.side**2))
+        tiles = ref.tile_count(stage.side, stage.side, stage.channels)
 
-        def inputs(seed: int, stage: Stage = stage, wide: int = wide) -> tuple[Tensor, ...]:
+        def inputs(seed: int, stage: Stage = stage, wide: int = wide, tiles: int = tiles) -> tuple[Tensor, ...]:
             random = Random(seed, context.device)
             x = F.gelu(random.normal(*stage.shape[:3], wide) * random.normal(wide))
-            parts = x.flatten(1, 2).split(ref.row_block(stage.side**2), dim=1)
+            parts = x.flatten(1, 2).chunk(tiles, dim=1)
             squares = torch.stack([part.square().sum(1) for part in parts], dim=1)
             weight = random.normal(stage.channels, wide, scale=wide**-0.5)
             vectors = random.normal(wide), random.normal(stage.channels)
@@ -52,7 +52,7 @@ def subjects(context: Context) -> Iterator[Subject]:
                 *op_providers("grn_linear", LOWERED, context.device),
             ],
             elements=stage.pixels * (wide + 2 * outputs) + wide * outputs,
-            fixed_bytes=4 * (wide * (1 + rows) + outputs),
+            fixed_bytes=4 * (wide * (1 + stage.batch * tiles) + outputs),
             flops=2 * stage.pixels * wide * outputs,
             kernel=True,
         )

@@ -15,6 +15,7 @@
 #include <cutlass/arch/reg_reconfig.h>
 #include <cute/arch/cluster_sm90.hpp>
 
+#include "common/dependent_launch.cuh"
 #include "common/kernel_table.h"
 #include "hopper/box_loop.cuh"
 #include "hopper/halo_loop.cuh"
@@ -24,19 +25,6 @@ namespace lpkernels::hopper {
 
 constexpr int kMultiprocessors = 132;     // of every H100 and H200 with wgmma; fewer only leave blocks waiting
 constexpr int kMostSharedBytes = 232448;  // 227 KB, a block's
-
-// Programmatic dependent launch: a kernel starts while the one before drains, and reads what that wrote after this.
-__device__ inline void wait_for_kernel_before() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ inline void let_next_kernel_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
 
 // Shared memory for an epilogue. Only where a block has a single tile may it write over the stages.
 struct EpilogueMemory {

@@ -1,7 +1,7 @@
-"""M rebuilt for speed: three kernels a block, from the picture's bytes to one row of numbers.
+"""M rebuilt for speed: two kernels a block, from the picture's bytes to one row of numbers.
 
 Every layer norm but the stem's is folded into the linear layer or convolution behind it, GRN's beta into the bias
-behind it, and the seven heads are one matrix. The published network is 59 kernels.
+behind it, and the seven heads are one matrix. The published network is 41 kernels.
 """
 
 from __future__ import annotations
@@ -37,26 +37,22 @@ class PatchNorm(WeightedLayer):
         return {"x": x, "weight": self.weight, "bias": self.bias, **affine}
 
 
-class DepthwiseNorm(WeightedLayer):
-    """Depthwise 7x7 and layer norm without affine (``ops.depthwise_norm``)."""
+class DepthwiseLinear(WeightedLayer):
+    """Depthwise 7x7, layer norm, linear and GELU, with sums of squares (``ops.depthwise_linear``); taps in float32."""
 
-    op = "depthwise_norm"
+    op = "depthwise_linear"
+    taps: Tensor
+    taps_bias: Tensor
 
-    def __init__(self, conv: nn.Module, dtype: torch.dtype) -> None:
-        weight, bias = _weights.plain(conv)
-        super().__init__(weight.squeeze(1).movedim(0, -1), bias, dtype)
-
-    def arguments(self, x: Tensor) -> dict[str, Any]:
-        return {"x": x, "weight": self.weight, "bias": self.bias}
-
-
-class LinearGelu(WeightedLayer):
-    """Linear and GELU, with the sums of squares for GRN (``ops.linear_gelu``)."""
-
-    op = "linear_gelu"
+    def __init__(self, conv: nn.Module, linear: Conv, dtype: torch.dtype) -> None:
+        super().__init__(*linear, dtype)
+        taps, taps_bias = _weights.plain(conv)
+        self.register_buffer("taps", taps.squeeze(1).movedim(0, -1).to(self.bias.dtype).contiguous())
+        self.register_buffer("taps_bias", taps_bias.to(self.bias.dtype))
 
     def arguments(self, x: Tensor) -> dict[str, Any]:
-        return {"x": x, "weight": self.weight, "bias": self.bias}
+        own = {"taps": self.taps, "taps_bias": self.taps_bias, "weight": self.weight, "bias": self.bias}
+        return {"x": x, **own}
 
 
 class GrnLinear(WeightedLayer):
@@ -105,12 +101,11 @@ class FusedBlock(nn.Module):
         super().__init__()
         gamma, beta = (tensor.detach().double().flatten() for tensor in (baseline.grn.gamma, baseline.grn.beta))
         narrow, bias = _weights.plain(baseline.pwconv2)
-        self.depthwise = DepthwiseNorm(baseline.dwconv, dtype)
-        self.expand = LinearGelu(*_fold_norm(baseline.norm, baseline.pwconv1), dtype)
+        self.expand = DepthwiseLinear(baseline.dwconv, _fold_norm(baseline.norm, baseline.pwconv1), dtype)
         self.project = GrnLinear(gamma, narrow, bias + narrow @ beta, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, squares = self.expand(self.depthwise(x))
+        h, squares = self.expand(x)
         return self.project(h, squares, residual=x)
 
 

@@ -5,12 +5,11 @@ from lpkernels.ops._op import Backend, Choice, Op, registry, requested_backends,
 from lpkernels.ops.conv_act import conv_act, pack_conv_weight
 from lpkernels.ops.conv_img import conv_img
 from lpkernels.ops.conv_pool import conv_pool
-from lpkernels.ops.depthwise_norm import depthwise_norm
+from lpkernels.ops.depthwise_linear import depthwise_linear
 from lpkernels.ops.flow_warp import flow_warp
 from lpkernels.ops.grn_linear import grn_linear
 from lpkernels.ops.instance_norm_stats import instance_norm_stats
 from lpkernels.ops.keypoint_transform import keypoint_transform, pack_motion, unpack_motion
-from lpkernels.ops.linear_gelu import linear_gelu
 from lpkernels.ops.mask_conv3d import mask_conv3d, pack_mask_weight, padded_channels
 from lpkernels.ops.norm_downsample import norm_downsample
 from lpkernels.ops.occlusion_head import occlusion_head, pack_occlusion_weight
@@ -30,12 +29,11 @@ __all__ = [
     "conv_act",
     "conv_img",
     "conv_pool",
-    "depthwise_norm",
+    "depthwise_linear",
     "flow_warp",
     "grn_linear",
     "instance_norm_stats",
     "keypoint_transform",
-    "linear_gelu",
     "mask_conv3d",
     "norm_downsample",
     "occlusion_head",

@@ -1,4 +1,4 @@
-"""What the ops of the motion extractor share: two of their backends, and the checks of their inputs."""
+"""What the ops of the motion extractor share: two of their backends, what kernels refuse, checks of their inputs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from lpkernels.ops import _conv
 from lpkernels.ops._op import Backend, Signature, reference
+
+VECTOR = 8  # halves in 16 bytes
 
 
 def activation(name: str, tensor: object) -> Tensor:
@@ -21,6 +23,19 @@ def no_tensor_cores(signature: Signature) -> str | None:
     if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
         return "Triton has no tensor-core products for GPUs before compute capability 8.0; PyTorch has"
     return None
+
+
+def cuda_refuses(most: int) -> Callable[[Signature], str | None]:
+    """Why the CUDA kernel of a call whose first and fourth tensors are x and weight (N, K) cannot take it."""
+
+    def refuses(signature: Signature) -> str | None:
+        (_, dtype), _, _, ((outputs, channels), _), *_ = signature
+        if dtype == torch.float16 and channels % VECTOR == 0 and outputs % VECTOR == 0 and channels <= most:
+            return None
+        wanted = f"made for float16, channels and outputs in multiples of {VECTOR}, at most {most} channels"
+        return f"{wanted}; got {dtype}, {channels}, {outputs}"
+
+    return refuses
 
 
 def plain(function: Callable[..., Tensor], like: int = 0) -> tuple[Backend, Backend]:

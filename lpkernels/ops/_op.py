@@ -3,7 +3,7 @@
 An op runs the first backend of its list that can run on the tensors' device. ``LPKERNELS_BACKEND`` (read on each call)
 and ``use_backend`` replace the list: only what they name may run, in that order, and if none can, the error holds each
 one's reason. Nothing falls back in silence: ``Op.choose`` returns what was passed over and why.
-``LPKERNELS_NO_HOPPER=1`` hides the kernels that only a Hopper GPU runs, to see what others would.
+``LPKERNELS_NO_HOPPER=1`` hides the kernels that no GPU before Hopper runs, to see what others would.
 """
 
 from __future__ import annotations
@@ -125,9 +125,13 @@ def native(
     device_type: str,
     *,
     hopper: bool = False,
+    clusters: bool = False,
     refuses: Callable[[Signature], str | None] = lambda signature: None,
 ) -> Backend:
-    """The op library's kernel for ``device_type`` ("cuda", "cpu") as a backend; ``hopper``: made for sm_90a alone."""
+    """The op library's kernel for ``device_type`` ("cuda", "cpu") as a backend.
+
+    ``hopper``: made for sm_90a alone; ``clusters``: for GPUs with thread-block clusters and 227 KB of shared memory.
+    """
 
     def why_not(actual: str) -> str | None:
         if actual != device_type:
@@ -136,7 +140,7 @@ def native(
             return error
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op_name}", device_type.upper()):
             return f"the op library was built without {device_type.upper()}"
-        return _why_not_hopper() if hopper else None
+        return _why_not_hopper() if hopper else _why_not_clusters() if clusters else None
 
     def run(*args: Any) -> Any:
         return getattr(torch.ops.lpkernels, op_name)(*args)
@@ -224,6 +228,17 @@ def _why_not_hopper() -> str | None:
         return "needs a Hopper GPU (compute capability 9.0), this is {}.{}".format(*capability)
     if "9.0a" not in _lib.build_info().get("architectures", ""):
         return 'the op library was built without sm_90a: rebuild with TORCH_CUDA_ARCH_LIST="9.0a"'
+    return None
+
+
+def _why_not_clusters() -> str | None:
+    if os.environ.get(NO_HOPPER) == "1":
+        return f"{NO_HOPPER}=1"
+    capability = "{}.{}".format(*torch.cuda.get_device_capability())
+    if capability.split(".")[0] not in ("9", "10"):
+        return f"needs compute capability 9 or 10 (clusters, 227 KB of shared memory), this is {capability}"
+    if capability not in _lib.build_info().get("architectures", ""):
+        return f"the op library was built without sm_{capability.replace('.', '')}: rebuild with TORCH_CUDA_ARCH_LIST"
     return None
 
 

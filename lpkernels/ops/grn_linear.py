@@ -8,7 +8,9 @@ from torch import Tensor
 
 from lpkernels import _checks, ref
 from lpkernels.ops import _conv, _convnext
-from lpkernels.ops._op import Op, triton_kernel
+from lpkernels.ops._op import Op, native, triton_kernel
+
+MOST_CHANNELS = 3072  # of the CUDA kernel
 
 
 def _fake(x: Tensor, squares: Tensor, gamma: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
@@ -24,7 +26,11 @@ def _load() -> Callable[..., Tensor]:
 _OP = Op(
     "grn_linear(Tensor x, Tensor squares, Tensor gamma, Tensor weight, Tensor bias, Tensor residual) -> Tensor y",
     _fake,
-    (triton_kernel("grn_linear", _load, refuses=_convnext.no_tensor_cores), *_convnext.plain(ref.grn_linear_in)),
+    (
+        native("grn_linear", "cuda", clusters=True, refuses=_convnext.cuda_refuses(MOST_CHANNELS)),
+        triton_kernel("grn_linear", _load, refuses=_convnext.no_tensor_cores),
+        *_convnext.plain(ref.grn_linear_in),
+    ),
 )
 
 
@@ -37,8 +43,8 @@ def grn_linear(x: Tensor, squares: Tensor, gamma: Tensor, weight: Tensor, bias: 
     The norm's beta belongs into the bias: ``bias = b + W beta``.
 
     Args:
-        x: (B, H, W, K), h of ``linear_gelu``, channels-last, float16, bfloat16 or float32.
-        squares: (B, R, K), float32: rows that add up to the squares of x over an image, as ``linear_gelu`` leaves them.
+        x: (B, H, W, K), h of ``depthwise_linear``, channels-last, float16, bfloat16 or float32.
+        squares: (B, R, K), float32, as ``depthwise_linear`` leaves them: rows that add up to x squared over an image.
         gamma: (K,), float32.
         weight: (N, K), the dtype of ``x``.
         bias: (N,), float32.
@@ -51,7 +57,7 @@ def grn_linear(x: Tensor, squares: Tensor, gamma: Tensor, weight: Tensor, bias: 
         TypeError: an argument is no tensor or has a wrong dtype.
         ValueError: a shape or strides do not fit or devices differ.
         BackendError: no allowed backend can run this call.
-        RuntimeError: an input requires a gradient.
+        RuntimeError: an input requires a gradient, or a tensor is a view that does not start at 16 bytes.
     """
     x = _convnext.activation("x", x)
     batch, height, width, channels = x.shape

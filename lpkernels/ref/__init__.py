@@ -3,12 +3,11 @@
 from lpkernels.ref.conv_act import channel_stats, conv_act, conv_act_in
 from lpkernels.ref.conv_img import conv_img, conv_img_in
 from lpkernels.ref.conv_pool import conv_pool, conv_pool_in
-from lpkernels.ref.depthwise_norm import depthwise_norm, depthwise_norm_in
+from lpkernels.ref.depthwise_linear import depthwise_linear, depthwise_linear_in, tile_count, tile_height
 from lpkernels.ref.flow_warp import flow_warp
 from lpkernels.ref.grn_linear import grn_linear, grn_linear_in
 from lpkernels.ref.instance_norm_stats import instance_norm_stats
 from lpkernels.ref.keypoint_transform import keypoint_transform
-from lpkernels.ref.linear_gelu import linear_gelu, linear_gelu_in, row_block
 from lpkernels.ref.mask_conv3d import mask_conv3d, mask_conv3d_in
 from lpkernels.ref.norm_downsample import norm_downsample, norm_downsample_in
 from lpkernels.ref.occlusion_head import occlusion_head, occlusion_head_in
@@ -29,15 +28,13 @@ __all__ = [
     "conv_img_in",
     "conv_pool",
     "conv_pool_in",
-    "depthwise_norm",
-    "depthwise_norm_in",
+    "depthwise_linear",
+    "depthwise_linear_in",
     "flow_warp",
     "grn_linear",
     "grn_linear_in",
     "instance_norm_stats",
     "keypoint_transform",
-    "linear_gelu",
-    "linear_gelu_in",
     "mask_conv3d",
     "mask_conv3d_in",
     "norm_downsample",
@@ -48,11 +45,12 @@ __all__ = [
     "patch_norm",
     "patch_norm_in",
     "pool_norm_linear",
-    "row_block",
     "spade_conv",
     "spade_conv_in",
     "sparse_motion",
     "stitch_mlp",
+    "tile_count",
+    "tile_height",
     "upsample_conv",
     "upsample_conv_in",
     "warp_affine",

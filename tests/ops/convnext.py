@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from lpkernels import ops
+from lpkernels.ops._op import Signature
 from tests.ops import contract
 
 STAGES = [(64, 64, 96), (32, 32, 192), (16, 16, 384), (8, 8, 768)]  # height, width, channels of the published model
+GPU_BACKENDS = ("cuda", "triton")
 Plain = Callable[..., Any]
 
 
@@ -42,6 +45,20 @@ def listed(answer: Any) -> list[Tensor]:
 def tupled(function: Callable[..., Any]) -> contract.Function:
     """An op or reference as the contract takes it."""
     return lambda *inputs: tuple(listed(function(*inputs)))
+
+
+def signature(tensors: Sequence[Tensor]) -> Signature:
+    return tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
+
+
+@contextlib.contextmanager
+def only(op: str, backend: str, inputs: Sequence[Tensor]) -> Iterator[None]:
+    """Inside the block ``backend`` alone may run; the test is skipped where it cannot take ``inputs``."""
+    with ops.use_backend(backend):
+        choice = ops.registry()[op].choose(inputs[0].device.type, signature(inputs))
+        if choice.backend is None:
+            pytest.skip(choice.passed[backend])
+        yield
 
 
 def check_half(op: Plain, plain: Plain, inputs: Sequence[Tensor], dtype: torch.dtype) -> None:

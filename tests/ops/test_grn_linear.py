@@ -18,16 +18,17 @@ SMALL = [
     (1, 5, 15, 140, 33),
 ]  # batch, height, width, inputs, outputs
 PUBLISHED = [(1, *stage[:2], 4 * stage[2], stage[2]) for stage in convnext.STAGES]
+ODD = [(3, 33, 21, 384, 96), (2, 7, 9, 3072, 768), (1, 80, 80, 384, 96), (2, 3, 3, 1000, 104), (1, 1, 1, 8, 8)]
 HALVES = [torch.float16, torch.bfloat16]
 NAMES = ("x", "squares", "gamma", "weight", "bias", "residual")
 
 
 def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu", blocks: int = 0) -> list[Tensor]:
-    """Activations as GELU leaves them, and their squares in as many rows as ``linear_gelu`` gives, or ``blocks``."""
+    """Activations as GELU leaves them, and their squares in ``blocks`` rows, else as many as ``depthwise_linear``'s."""
     random, (batch, height, width, channels, outputs) = convnext.Random(), shape
     x = F.gelu(random.normal(batch, height, width, channels) * random.normal(channels).exp())
     rows = x.to(dtype).float().flatten(1, 2)
-    block = -(-rows.shape[1] // blocks) if blocks else ref.row_block(rows.shape[1])
+    block = -(-rows.shape[1] // (blocks or ref.tile_count(height, width, channels // 4)))
     squares = torch.stack([part.square().sum(1) for part in rows.split(block, dim=1)], dim=1)
     weight = random.normal(outputs, channels, scale=channels**-0.5)
     tensors = [x, squares, random.normal(channels), weight, random.normal(outputs)]
@@ -99,17 +100,36 @@ def test_triton_opcheck_and_compile() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("shape", [*PUBLISHED, (3, 33, 21, 384, 96), (2, 7, 9, 3072, 768), (1, 80, 80, 384, 96)])
+@pytest.mark.parametrize("shape", [*PUBLISHED, *ODD])
 @pytest.mark.parametrize("dtype", HALVES)
-def test_half_within_pytorchs_own_error(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("backend", convnext.GPU_BACKENDS)
+def test_half_within_pytorchs_own_error(shape: tuple[int, ...], dtype: torch.dtype, backend: str) -> None:
     inputs = make_inputs(shape, dtype, "cuda")
-    convnext.check_half(ops.grn_linear, ref.grn_linear_in, inputs, dtype)
+    with convnext.only("grn_linear", backend, inputs):
+        convnext.check_half(ops.grn_linear, ref.grn_linear_in, inputs, dtype)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("shape", PUBLISHED)
+@pytest.mark.parametrize("shape", [*PUBLISHED, ODD[0]])
 def test_repeatable_streams_and_graphs(shape: tuple[int, ...]) -> None:
     convnext.check_gpu(ops.grn_linear, make_inputs(shape, torch.float16, "cuda"))
+
+
+@pytest.mark.gpu
+def test_opcheck_of_the_cuda_kernel() -> None:
+    inputs = make_inputs((2, 5, 9, 200, 56), torch.float16, "cuda")
+    with convnext.only("grn_linear", "cuda", inputs):
+        contract.check_opcheck(torch.ops.lpkernels.grn_linear, inputs)
+        contract.check_compile(convnext.tupled(ops.grn_linear), inputs)
+
+
+@pytest.mark.parametrize(("channels", "outputs"), [(12, 8), (8, 12), (3080, 8)])
+def test_what_the_cuda_kernel_refuses(channels: int, outputs: int) -> None:
+    refuses = ops.registry()["grn_linear"].backends["cuda"].refuses
+    assert refuses(convnext.signature(make_inputs((1, 2, 2, 16, 16), torch.float16))) is None
+    wrong = convnext.signature(make_inputs((1, 2, 2, channels, outputs), torch.float16))
+    assert f"{channels}, {outputs}" in str(refuses(wrong))
+    assert "bfloat16" in str(refuses(convnext.signature(make_inputs((1, 2, 2, 16, 16), torch.bfloat16))))
 
 
 def test_gradients_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""depthwise_norm with Triton: 7x7 per channel, bias, layer norm over channels, channels-last.
+"""The first kernel of depthwise_linear: 7x7 per channel, bias, layer norm over channels, channels-last.
 
 A program owns BLOCK_RUNS runs of RUN neighbouring pixels of a row, with all their channels, so that the norm stays in
 registers. Of each of the 7 rows around them it reads RUN + 6 pixels and 7 taps for 7 * RUN products: with RUN = 4 that
@@ -96,7 +96,7 @@ def _kernel(
 
 
 def depthwise_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Launch on checked arguments; see ``lpkernels.ops.depthwise_norm``."""
+    """x (B, H, W, C), weight (7, 7, C) float32, bias (C,) float32: the normalised (B, H, W, C)."""
     batch, height, width, channels = x.shape
     y = x.new_empty(x.shape)
     block = triton.next_power_of_2(channels)

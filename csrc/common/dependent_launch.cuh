@@ -1,0 +1,51 @@
+// Programmatic dependent launch (Hopper and later): a kernel starts while the one before it drains, and touches what
+// that one reads or writes only after `wait_for_kernel_before`.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "common/stable.h"
+
+namespace lpkernels {
+
+__device__ inline void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ inline void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// Launches `kernel` so that it may start early, in clusters of `cluster` neighbouring blocks of the grid's x. Raises on
+// GPUs without clusters: there such a kernel has no body.
+template <class... Parameters>
+void launch_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
+                     int cluster, cudaStream_t stream, Parameters... parameters) {
+  int device = 0, clusters = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device);
+  STD_TORCH_CHECK(clusters == 1, op, ": needs a GPU with thread-block clusters");
+  cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  STD_TORCH_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+  cudaLaunchAttribute attributes[2];
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  error = cudaLaunchKernelEx(&config, kernel, parameters...);
+  STD_TORCH_CHECK(error == cudaSuccess, op, ": launch failed: ", cudaGetErrorString(error));
+}
+
+}  // namespace lpkernels

@@ -1,0 +1,322 @@
+// csrc/convnext/device.cuh without a GPU: the kernels run thread by thread, as fibers in an order of chance. Copies to
+// shared memory arrive as late as they may, fresh shared memory holds NaN, and warps and clusters meet where the GPU's
+// do.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+#define __device__
+#define __global__
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+using __half = _Float16;
+struct alignas(4) __half2 {
+  __half x, y;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+inline float2 make_float2(float x, float y) {
+  return {x, y};
+}
+inline float4 make_float4(float x, float y, float z, float w) {
+  return {x, y, z, w};
+}
+inline uint2 make_uint2(uint32_t x, uint32_t y) {
+  return {x, y};
+}
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) {
+  return {x, y, z, w};
+}
+inline float2 __half22float2(__half2 v) {
+  return {static_cast<float>(v.x), static_cast<float>(v.y)};
+}
+inline __half2 __floats2half2_rn(float x, float y) {
+  return {static_cast<__half>(x), static_cast<__half>(y)};
+}
+inline float rsqrtf(float v) {
+  return 1.f / std::sqrt(v);
+}
+using std::max;
+using std::min;
+
+struct Index {
+  unsigned x = 0, y = 0, z = 0;
+};
+
+namespace emulated {
+
+[[noreturn]] inline void fail(const char* what) {
+  std::fprintf(stderr, "%s\n", what);
+  std::abort();
+}
+
+struct Barrier {
+  int expected, arrived = 0, generation = 0;
+
+  int arrive() {
+    const int awaited = generation;
+    if (++arrived == expected) {
+      arrived = 0;
+      ++generation;
+    }
+    return awaited;
+  }
+};
+
+struct Warp {
+  Barrier barrier{32};
+  uint32_t slots[32][6];
+};
+
+struct Cluster;
+
+struct Block {
+  Index index;
+  Barrier barrier;
+  std::vector<Warp> warps;
+  std::vector<uint4> memory;
+  Cluster* cluster;
+};
+
+struct Copy {
+  void* to;
+  uint4 value;
+};
+
+struct Fiber {
+  Index thread;
+  Block* block;
+  std::vector<std::vector<Copy>> groups;
+  std::vector<Copy> open;
+  int awaited = -1;  // of the cluster's barrier
+  bool done = false;
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+};
+
+struct Cluster {
+  Barrier barrier;
+  std::vector<Block> blocks;
+};
+
+inline Index grid;
+inline Fiber* current;
+inline ucontext_t scheduler;
+inline const std::function<void()>* body;
+
+inline void yield() {
+  swapcontext(&current->context, &scheduler);
+}
+
+inline void wait(const Barrier& barrier, int awaited) {
+  while (barrier.generation == awaited) {
+    yield();
+  }
+}
+
+inline void sync(Barrier& barrier) {
+  wait(barrier, barrier.arrive());
+}
+
+inline void run_fiber() {
+  (*body)();
+  current->done = true;
+  yield();
+}
+
+// Runs kernel(p) on a grid whose blocks along x form clusters; a cluster's threads run together.
+template <class Kernel, class Parameters>
+void launch(Kernel kernel, Index blocks, int threads, size_t shared_bytes, int cluster_size, const Parameters& p) {
+  grid = blocks;
+  const std::function<void()> call = [&] { kernel(p); };
+  body = &call;
+  std::mt19937 random(0);
+  for (unsigned first = 0; first < blocks.x * blocks.y * blocks.z; first += cluster_size) {
+    Cluster cluster{{cluster_size * threads}, {}};
+    std::vector<std::unique_ptr<Fiber>> fibers;
+    for (int rank = 0; rank < cluster_size; ++rank) {
+      const unsigned i = first + rank;
+      cluster.blocks.push_back({{i % blocks.x, i / blocks.x % blocks.y, i / blocks.x / blocks.y},
+                                {threads},
+                                std::vector<Warp>(threads / 32),
+                                std::vector<uint4>(shared_bytes / 16, uint4{~0u, ~0u, ~0u, ~0u}),
+                                nullptr});
+    }
+    for (Block& block : cluster.blocks) {
+      block.cluster = &cluster;
+      for (int thread = 0; thread < threads; ++thread) {
+        constexpr size_t kStack = 64 << 10;
+        auto fiber = std::make_unique<Fiber>();
+        fiber->thread.x = thread;
+        fiber->block = &block;
+        fiber->stack = std::make_unique<char[]>(kStack);
+        getcontext(&fiber->context);
+        fiber->context.uc_stack.ss_sp = fiber->stack.get();
+        fiber->context.uc_stack.ss_size = kStack;
+        makecontext(&fiber->context, &run_fiber, 0);
+        fibers.push_back(std::move(fiber));
+      }
+    }
+    while (!fibers.empty()) {
+      std::shuffle(fibers.begin(), fibers.end(), random);
+      for (auto& fiber : fibers) {
+        current = fiber.get();
+        swapcontext(&scheduler, &current->context);
+      }
+      std::erase_if(fibers, [](const auto& fiber) { return fiber->done; });
+    }
+  }
+}
+
+// All lanes of the current warp get each other's words: result[lane].
+template <int Words>
+const uint32_t (*exchange(const uint32_t (&words)[Words]))[6] {
+  Warp& warp = current->block->warps[current->thread.x / 32];
+  sync(warp.barrier);  // the values before have been read
+  std::copy_n(words, Words, warp.slots[current->thread.x % 32]);
+  sync(warp.barrier);
+  return warp.slots;
+}
+
+inline __half half_of(uint32_t pair, int i) {
+  __half2 halves;
+  std::memcpy(&halves, &pair, sizeof(pair));
+  return i == 0 ? halves.x : halves.y;
+}
+
+template <class T>
+T* place_in(T* own, int rank) {
+  Block& block = *current->block;
+  const auto offset = reinterpret_cast<const char*>(own) - reinterpret_cast<const char*>(block.memory.data());
+  auto& memory = block.cluster->blocks.at(rank).memory;
+  if (offset < 0 || offset + sizeof(T) > memory.size() * sizeof(uint4) || offset % sizeof(T) != 0) {
+    fail("an address outside of shared memory");
+  }
+  return reinterpret_cast<T*>(reinterpret_cast<char*>(memory.data()) + offset);
+}
+
+}  // namespace emulated
+
+#define threadIdx (emulated::current->thread)
+#define blockIdx (emulated::current->block->index)
+#define gridDim (emulated::grid)
+
+inline void __syncthreads() {
+  emulated::sync(emulated::current->block->barrier);
+}
+
+inline float __shfl_xor_sync(unsigned, float v, int lanes) {
+  uint32_t word[1];
+  std::memcpy(word, &v, sizeof(v));
+  std::memcpy(&v, emulated::exchange(word)[threadIdx.x % 32 ^ lanes], sizeof(v));
+  return v;
+}
+
+namespace lpkernels::convnext {
+
+inline void wait_for_kernel_before() {}
+inline void let_next_kernel_start() {}
+
+inline unsigned char* shared_memory() {
+  return reinterpret_cast<unsigned char*>(emulated::current->block->memory.data());
+}
+
+inline uint4 load_constant(const void* from) {
+  uint4 v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+
+inline void copy_async(void* to, const void* from, bool exists) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) {
+    emulated::fail("copy_async: not aligned");
+  }
+  uint4 value{0, 0, 0, 0};
+  if (exists) {
+    std::memcpy(&value, from, sizeof(value));
+  }
+  emulated::current->open.push_back(
+      {emulated::place_in(static_cast<uint4*>(to), blockIdx.x % emulated::current->block->cluster->blocks.size()),
+       value});
+}
+
+inline void commit_copies() {
+  emulated::current->groups.push_back(std::move(emulated::current->open));
+  emulated::current->open.clear();
+}
+
+template <int Pending>
+void wait_for_copies() {
+  auto& groups = emulated::current->groups;
+  while (groups.size() > Pending) {
+    for (const emulated::Copy& copy : groups.front()) {
+      std::memcpy(copy.to, &copy.value, sizeof(copy.value));
+    }
+    groups.erase(groups.begin());
+  }
+}
+
+inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const auto* lanes = emulated::exchange({a[0], a[1], a[2], a[3], b0, b1});
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int upper = i / 2, column = 2 * t + i % 2;
+    for (int k = 0; k < 16; ++k) {
+      const int quad = k % 8 / 2, high = k / 8;
+      d[i] += static_cast<float>(emulated::half_of(lanes[4 * g + quad][upper + 2 * high], k % 2)) *
+              static_cast<float>(emulated::half_of(lanes[4 * column + quad][4 + high], k % 2));
+    }
+  }
+}
+
+inline float approximate_reciprocal(float v) {
+  return 1.f / v;
+}
+inline float approximate_exp2(float v) {
+  return std::exp2(v);
+}
+
+inline void arrive_at_cluster() {
+  emulated::current->awaited = emulated::current->block->cluster->barrier.arrive();
+}
+inline void wait_for_cluster() {
+  emulated::wait(emulated::current->block->cluster->barrier, emulated::current->awaited);
+}
+
+inline void sync_cluster() {
+  arrive_at_cluster();
+  wait_for_cluster();
+}
+
+template <class T>
+void store_in(T* own, int rank, T value) {
+  *emulated::place_in(own, rank) = value;
+}
+
+inline float4 load_in(const float4* own, int rank) {
+  return *emulated::place_in(own, rank);
+}
+
+}  // namespace lpkernels::convnext

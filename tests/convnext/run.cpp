@@ -1,0 +1,91 @@
+// Runs ConvNeXt's CUDA kernels (csrc/convnext) on the CPU. Arguments: the op and its sizes; stdin: its tensors, one
+// after the other; stdout: its answers.
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "convnext/depthwise_linear.cuh"
+#include "convnext/grn_linear.cuh"
+
+using namespace lpkernels::convnext;
+
+namespace {
+
+template <class T>
+struct Array {
+  std::vector<uint4> words;  // of the alignment that kernels ask for
+  size_t count;
+
+  explicit Array(size_t count) : words((count * sizeof(T) + 15) / 16, uint4{~0u, ~0u, ~0u, ~0u}), count(count) {}
+  T* data() { return reinterpret_cast<T*>(words.data()); }
+};
+
+template <class T>
+Array<T> read(size_t count) {
+  Array<T> array(count);
+  if (std::fread(array.data(), sizeof(T), count, stdin) != count) {
+    std::exit(2);
+  }
+  return array;
+}
+
+template <class T>
+void write(Array<T>& array) {
+  std::fwrite(array.data(), sizeof(T), array.count, stdout);
+}
+
+void depthwise_linear(int batch, int height, int width, int channels, int outputs) {
+  const size_t pixels = size_t{1} * batch * height * width;
+  auto x = read<__half>(pixels * channels);
+  auto taps = read<float>(size_t{1} * kTaps * kTaps * channels), taps_bias = read<float>(channels);
+  auto weight = read<__half>(size_t{1} * outputs * channels);
+  auto bias = read<float>(outputs);
+  DepthwiseLinear p{x.data(),    taps.data(), taps_bias.data(), weight.data(),
+                    bias.data(), nullptr,     nullptr,          height,
+                    width,       channels,    outputs,          1};
+  const int tiles = tiles_of(p);
+  Array<__half> h(pixels * outputs);
+  Array<float> squares(size_t{1} * batch * tiles * outputs);
+  p.h = h.data();
+  p.squares = squares.data();
+  with_variant(p, [&](auto variant, int columns) {
+    using V = decltype(variant);
+    p.cluster = cluster_for(p, columns);
+    const Index grid{static_cast<unsigned>(columns), static_cast<unsigned>(tiles), static_cast<unsigned>(batch)};
+    emulated::launch(V::kKernel, grid, kThreads, V::shared_bytes(channels, p.cluster), p.cluster, p);
+  });
+  write(h);
+  write(squares);
+}
+
+void grn_linear(int batch, int pixels, int depth, int outputs, int rows) {
+  auto x = read<__half>(size_t{1} * batch * pixels * depth);
+  auto squares = read<float>(size_t{1} * batch * rows * depth), gamma = read<float>(depth);
+  auto weight = read<__half>(size_t{1} * outputs * depth);
+  auto bias = read<float>(outputs);
+  auto residual = read<__half>(size_t{1} * batch * pixels * outputs);
+  Array<__half> y(size_t{1} * batch * pixels * outputs);
+  GrnLinear p{x.data(), squares.data(), gamma.data(), weight.data(), bias.data(), residual.data(),
+              y.data(), pixels,         depth,        outputs,       rows,        1,
+              1};
+  choose_cluster(p);
+  const int cluster = p.splits * p.tiles, columns = ceil_div(outputs, GrnMemory::Product::kColumns);
+  const Index grid{static_cast<unsigned>(ceil_div(tiles_of(p), p.tiles) * cluster), static_cast<unsigned>(columns),
+                   static_cast<unsigned>(batch)};
+  emulated::launch(&grn_linear_kernel, grid, kThreads, GrnMemory(depth, cluster).bytes, cluster, p);
+  write(y);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count != 7) {
+    return 2;
+  }
+  int sizes[5];
+  for (int i = 0; i < 5; ++i) {
+    sizes[i] = std::atoi(arguments[2 + i]);
+  }
+  const auto op = std::string(arguments[1]) == "depthwise_linear" ? &depthwise_linear : &grn_linear;
+  op(sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]);
+}

@@ -1,0 +1,96 @@
+"""The motion extractor's CUDA kernels without a GPU: their own code, compiled for the CPU and run thread by thread."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lpkernels import ref
+from tests.ops import contract
+from tests.ops.test_depthwise_linear import make_inputs as depthwise_inputs
+from tests.ops.test_grn_linear import make_inputs as grn_inputs
+
+ROOT = Path(__file__).parents[2]
+HALF = torch.float16
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program run.cpp, compiled; with checks of every address where the compiler has them."""
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    folder = tmp_path_factory.mktemp("kernels")
+    probe = folder / "probe.cpp"
+    probe.write_text("int main(int n, char**) { return static_cast<int>(static_cast<_Float16>(n)) - 1; }\n")
+
+    def builds(source: Path, *flags: str) -> bool:
+        command = [compiler, "-std=c++20", "-O1", *flags, str(source), "-o", str(folder / "run")]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    if not builds(probe):
+        pytest.skip(f"{compiler} has no _Float16")
+    checked = ["-fsanitize=address,undefined", "-fno-sanitize-recover"]
+    checks = checked if builds(probe, *checked) else []
+    source, includes = Path(__file__).with_name("run.cpp"), [Path(__file__).with_name("emulated"), ROOT / "csrc"]
+    assert builds(source, *checks, *[f"-I{path}" for path in includes])
+    return folder / "run"
+
+
+def run(program: Path, op: str, sizes: Sequence[int], inputs: Sequence[Tensor]) -> bytearray:
+    data = b"".join(tensor.contiguous().numpy().tobytes() for tensor in inputs)
+    done = subprocess.run([program, op, *map(str, sizes)], input=data, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return bytearray(done.stdout)
+
+
+def assert_within_pytorchs_own_error(actual: Tensor, own: Tensor, truth: Tensor) -> None:
+    bound = 1.5 * contract.relative_error(own, truth) + contract.ULPS[HALF]
+    assert contract.relative_error(actual, truth) <= bound
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1, 8, 8),
+        (2, 3, 10, 200, 192),  # cluster of two, the second with a last piece of a chunk
+        (1, 9, 6, 424, 104),  # no cluster: nine chunks, one after the other, in two places
+        (1, 5, 5, 720, 184),  # sums over four groups of warps, in clusters of four
+        (1, 256, 8, 56, 40),  # high tiles
+    ],
+)
+def test_depthwise_linear(kernels: Path, shape: tuple[int, ...]) -> None:
+    inputs = depthwise_inputs(shape, HALF)
+    truth = ref.depthwise_linear(*[tensor.double() for tensor in inputs])
+    own = ref.depthwise_linear_in(HALF, *inputs)
+    answer = run(kernels, "depthwise_linear", shape, inputs)
+    split = truth[0].numel() * HALF.itemsize
+    h = torch.frombuffer(answer[:split], dtype=HALF).reshape(truth[0].shape)
+    squares = torch.frombuffer(answer[split:], dtype=torch.float32).reshape(truth[1].shape)
+    for actual, pytorch, exact in zip((h, squares), own, truth, strict=True):
+        assert_within_pytorchs_own_error(actual, pytorch, exact)
+    torch.testing.assert_close(squares.sum(1), h.float().square().sum((1, 2)))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1, 8, 8),
+        (1, 13, 9, 200, 104),  # four tiles share the norms, the last of them one that no image has
+        (2, 3, 3, 1000, 96),  # K in three pieces, a fourth block without one
+        (1, 8, 9, 3072, 8),  # in eight
+    ],
+)
+def test_grn_linear(kernels: Path, shape: tuple[int, ...]) -> None:
+    inputs = grn_inputs(shape, HALF)
+    truth, own = ref.grn_linear(*[tensor.double() for tensor in inputs]), ref.grn_linear_in(HALF, *inputs)
+    batch, height, width, channels, outputs = shape
+    sizes = (batch, height * width, channels, outputs, inputs[1].shape[1])
+    y = torch.frombuffer(run(kernels, "grn_linear", sizes, inputs), dtype=HALF).reshape(truth.shape)
+    assert_within_pytorchs_own_error(y, own, truth)
