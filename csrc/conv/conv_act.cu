@@ -56,7 +56,8 @@ struct ConvAct {
       const int shift = params.residual_shift, stride = shape.stride_of_y();
       const int64_t plane = int64_t{block.b} * shape.depth + y.d;
       const int64_t line = plane * (shape.height * stride >> shift) + (y.h >> shift);
-      row.residual = params.residual + (line * (shape.width * stride >> shift) + (y.w >> shift)) * params.residual_stride;
+      row.residual =
+          params.residual + (line * (shape.width * stride >> shift) + (y.w >> shift)) * params.residual_stride;
     }
     if (params.gain != nullptr && inside(shape, at)) {
       row.gain = __ldg(params.gain + pixel);
@@ -128,7 +129,9 @@ Kernel choose(const ConvShape& shape) {
   const int64_t square_blocks = (pixels + 127) / 128 * ceil_div(shape.outputs, 128);
   const bool wide = shape.outputs % 256 == 0 && busy(square_blocks / 2) > 0.95 * busy(square_blocks);
   const bool rows = shape.taps_h == 3 && shape.grid == Grid::kSame && shape.width % 64 == 0 && shape.height % 2 == 0;
-  return wide ? Kernel::kWide : rows && 4 * square_blocks >= 3 * kMultiprocessors ? Kernel::kSquareHalo : Kernel::kSquare;
+  return wide                                                ? Kernel::kWide
+         : rows && 4 * square_blocks >= 3 * kMultiprocessors ? Kernel::kSquareHalo
+                                                             : Kernel::kSquare;
 }
 
 // Sets the tile of `kernel`, which the statistics need before it runs.

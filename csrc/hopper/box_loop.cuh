@@ -1,5 +1,5 @@
-// The main loop for most shapes: one TMA box of x per tap and 64 channels, beside the weights of that tap, each sent for
-// by a thread of its own.
+// The main loop for most shapes: one TMA box of x per tap and 64 channels, beside the weights of that tap, each sent
+// for by a thread of its own.
 //
 // Beyond the image and beyond C TMA writes zeros, which is the padding of both. Bound by the tensor cores, for narrow N
 // by filling shared memory.

@@ -5,9 +5,9 @@
 // Layouts: x is channels-last (B, D, H, W, C), a slice of a wider buffer if need be; weight (N, taps, C). A block owns
 // a box of output pixels (its BlockM rows m) and BlockN outputs, and goes on to another while there are any. Two
 // producer threads keep boxes in flight, of x and of weights, across tiles if the epilogue leaves their memory alone;
-// two warpgroups multiply. Where an image has too few tiles for the chip, the blocks of a cluster share one tile's sum (`split`). How
-// boxes come and are multiplied is the main loop's (box_loop.cuh, halo_loop.cuh), what becomes of the sums the
-// epilogue's (epilogue.cuh).
+// two warpgroups multiply. Where an image has too few tiles for the chip, the blocks of a cluster share one tile's sum
+// (`split`). How boxes come and are multiplied is the main loop's (box_loop.cuh, halo_loop.cuh), what becomes of the
+// sums the epilogue's (epilogue.cuh).
 #pragma once
 
 #include <atomic>
@@ -153,7 +153,8 @@ int split_for(const ConvShape& shape) {
   const int all = blocks(shape, Loop::Config::BlockN);
   const int steps = steps_of(shape, shape.axis_phases() / 2, shape.axis_phases() / 2);  // of the phase with the fewest
   int split = 1;
-  for (int size = 2; size <= kLargestCluster && all * size <= kMultiprocessors && steps / size >= kFewestSteps; ++size) {
+  for (int size = 2; size <= kLargestCluster && all * size <= kMultiprocessors && steps / size >= kFewestSteps;
+       ++size) {
     if (all <= clusters_at_once<Loop, Epilogue>(size)) {
       split = size;
     }

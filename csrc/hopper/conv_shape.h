@@ -268,8 +268,7 @@ struct WeightOrigin {
       : channels(shape.channels),
         taps_h(shape.taps_h),
         taps_w(shape.taps_w),
-        first(axis_taps(shape, taps_h, block.phase_h).stored * taps_w +
-              axis_taps(shape, taps_w, block.phase_w).stored),
+        first(axis_taps(shape, taps_h, block.phase_h).stored * taps_w + axis_taps(shape, taps_w, block.phase_w).stored),
         row(shape.permuted ? block.weight_row / shape.group : block.weight_row),
         permuted(shape.permuted) {}
 

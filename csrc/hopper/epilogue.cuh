@@ -183,7 +183,9 @@ struct PixelEpilogue {
   static constexpr int kVectors = kRows<Config> * (Config::BlockN / F::kGroup);
   // Vectors read at once; large tiles leave registers for fewer.
   template <class Config>
-  static constexpr int kBatch = !Op::kReads ? 1 : Config::BlockM * Config::BlockN >= 128 * 256 ? 4 : 8;
+  static constexpr int kBatch = !Op::kReads                                    ? 1
+                                : Config::BlockM * Config::BlockN >= 128 * 256 ? 4
+                                                                               : 8;
 
   template <class Config>
   struct Ahead {
@@ -203,7 +205,7 @@ struct PixelEpilogue {
   template <class Config>
   __device__ static Ahead<Config> read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
                                              int thread, const EpilogueMemory& memory) {
-    OutputValues<Config, Op::kValues>::store(memory.own, block, thread, [&](int n, float(&values)[Op::kValues]) {
+    OutputValues<Config, Op::kValues>::store(memory.own, block, thread, [&](int n, float (&values)[Op::kValues]) {
       if (block.n + n < shape.outputs) {
         Op::values(params, shape, block, block.n + n, values);
       }

@@ -41,8 +41,8 @@ struct ConvMaps {
 using FullBarrier = cutlass::arch::ClusterTransactionBarrier;
 using EmptyBarrier = cutlass::arch::ClusterBarrier;
 
-// The barriers of a ring of Stages boxes: filled by the copy engine on the word of Producers threads, emptied by the two
-// multiplying warpgroups.
+// The barriers of a ring of Stages boxes: filled by the copy engine on the word of Producers threads, emptied by the
+// two multiplying warpgroups.
 template <int Stages, int Producers>
 struct RingBarriers {
   alignas(8) uint64_t full[Stages];

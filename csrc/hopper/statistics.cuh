@@ -46,7 +46,7 @@ __device__ void column_statistics(const ConvShape& shape, const ConvBlock& block
   using F = Fragment<Width>;
   constexpr int kWarps = 8;
   float2(*sums)[Config::BlockN] = reinterpret_cast<float2(*)[Config::BlockN]>(memory);  // of each warp's rows
-  sync_consumers();  // until then others may read the sums of the tile before
+  sync_consumers();                                         // until then others may read the sums of the tile before
   constexpr int kColumns = Config::BlockN / 4, kOnce = 16;  // a thread's, and how many of them at a time
   CUTLASS_PRAGMA_UNROLL
   for (int first = 0; first < kColumns; first += kOnce) {

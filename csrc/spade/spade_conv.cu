@@ -35,7 +35,7 @@ struct SpadeRow {
   const __half* x;
   __half* out;
 
-  __device__ SpadeRow() = default;
+  SpadeRow() = default;
   __device__ SpadeRow(const SpadeParams& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
     const int shift = params.x_shift, stride = shape.stride_of_y();
     const Pixel y = pixel_of_y(shape, block, at);
@@ -73,13 +73,18 @@ struct GammaBeta {
   static constexpr int kValues = 3;  // bias, of every column; mean and reciprocal deviation of channel n in column n
 
   template <class Config>
-  static constexpr int kRows = Config::BlockM / 64;  // of a thread
+  static constexpr int rows() {  // of a thread
+    return Config::BlockM / 64;
+  }
+
   template <class Config>
-  static constexpr int kPairs = Config::BlockN / F::kGroup / 2;  // vectors of channels of a row
+  static constexpr int pairs() {  // vectors of channels of a row
+    return Config::BlockN / F::kGroup / 2;
+  }
 
   template <class Config>
   struct Ahead {
-    uint4 x[kPairs<Config>][kRows<Config>];
+    uint4 x[pairs<Config>()][rows<Config>()];
   };
 
   template <class Config>
@@ -95,7 +100,7 @@ struct GammaBeta {
   template <class Config>
   __device__ static Ahead<Config> read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
                                              int thread, const EpilogueMemory& memory) {
-    OutputValues<Config, kValues>::store(memory.own, block, thread, [&](int n, float(&values)[kValues]) {
+    OutputValues<Config, kValues>::store(memory.own, block, thread, [&](int n, float (&values)[kValues]) {
       values[0] = block.n + n < shape.outputs ? __ldg(params.bias + block.n + n) : 0.f;
       const int channel = block.n / 2 + n;
       if (n < Config::BlockN / 2 && channel < params.channels) {
@@ -106,11 +111,11 @@ struct GammaBeta {
     });
     Ahead<Config> ahead{};
     CUTLASS_PRAGMA_UNROLL
-    for (int r = 0; r < kRows<Config>; ++r) {
+    for (int r = 0; r < rows<Config>(); ++r) {
       const Pixel at = pixel_at(shape, block, F::row(thread, r / 2, r % 2));
       const SpadeRow row(params, shape, block, at);
       CUTLASS_PRAGMA_UNROLL
-      for (int pair = 0; pair < kPairs<Config>; ++pair) {
+      for (int pair = 0; pair < pairs<Config>(); ++pair) {
         const int channel = block.n / 2 + F::output(thread, pair);
         if (inside(shape, at) && channel < params.channels) {
           ahead.x[pair][r] = load_halves<8>(row.x + channel);
@@ -125,11 +130,11 @@ struct GammaBeta {
                              int thread, const EpilogueMemory& memory, const Ahead<Config>& ahead) {
     const float* values = OutputValues<Config, kValues>::of_tile(memory.own, block);
     CUTLASS_PRAGMA_UNROLL
-    for (int r = 0; r < kRows<Config>; ++r) {
+    for (int r = 0; r < rows<Config>(); ++r) {
       const Pixel at = pixel_at(shape, block, F::row(thread, r / 2, r % 2));
       const SpadeRow row(params, shape, block, at);
       CUTLASS_PRAGMA_UNROLL
-      for (int pair = 0; pair < kPairs<Config>; ++pair) {
+      for (int pair = 0; pair < pairs<Config>(); ++pair) {
         const int n = F::output(thread, pair), channel = block.n / 2 + n;  // from the block's first, and of x
         if (!inside(shape, at) || channel >= params.channels) {
           continue;
@@ -174,8 +179,8 @@ struct GammaAlone {
   __device__ static const __half* address(const Params&, const Row& row) { return row.x; }
 
   template <class Config, int Width>
-  __device__ static void apply(const Params& params, const ConvShape&, const Row& row, int channel,
-                               const float* values, const HalfBits<Width>& read, float (&gamma1)[Width]) {
+  __device__ static void apply(const Params& params, const ConvShape&, const Row& row, int channel, const float* values,
+                               const HalfBits<Width>& read, float (&gamma1)[Width]) {
     float bias[8];
     load_vector(values, bias);
     CUTLASS_PRAGMA_UNROLL

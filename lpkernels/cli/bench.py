@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lpkernels
 from lpkernels.cli.options import CONFIGS, choose_device, seed
 from lpkernels.errors import InputError
 
@@ -67,6 +69,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what ``args.what`` names."""
+    _find_checkout()
     if importlib.util.find_spec("benchmarks") is None or importlib.util.find_spec("benchmarks.session") is None:
         raise InputError(
             "bench: needs the source checkout: run it there, as `lpkernels bench` or `python -m benchmarks`"
@@ -74,6 +77,15 @@ def run(args: argparse.Namespace) -> int:
     first, rest = args.what[0], args.what[1:]
     action = _ACTIONS.get(first)
     return action(args, rest) if action else _measure(args)
+
+
+def _find_checkout() -> None:
+    """Make the checkout's ``benchmarks`` importable: of the folder one is in, or that lpkernels itself lies in."""
+    for folder in (Path.cwd(), Path(lpkernels.__file__).parents[1]):
+        if (folder / "benchmarks" / "session.py").is_file() and (folder / "lpkernels").is_dir():
+            if str(folder) not in sys.path:
+                sys.path.insert(0, str(folder))
+            return
 
 
 def _measure(args: argparse.Namespace) -> int:

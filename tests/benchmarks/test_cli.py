@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,15 @@ def test_list_names_levels_ops_and_providers(capsys):
     out = capsys.readouterr().out
     for name in ("flow_warp", "warping_module", "streams", "compile-max-autotune", "lpkernels-fp16"):
         assert name in out
+
+
+def test_the_command_finds_the_checkout_it_is_called_in():
+    """A console script has the folder of its interpreter on its path, not the one it is called in."""
+    code = "import sys; sys.path.remove(''); from lpkernels import cli; sys.exit(cli.main(['bench', 'list']))"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "warping_module" in done.stdout
 
 
 def test_compare_says_what_changed(tmp_path, capsys):
