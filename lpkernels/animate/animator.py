@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lpkernels import trace
 from lpkernels.animate._jobs import Item, Job, Jobs, overlapped
+from lpkernels.animate.crop import Crop
 from lpkernels.animate.engine import FrameEngine, Rows
 from lpkernels.animate.image import Box, Frame, Picture, check_frame
 from lpkernels.animate.motion import Motion
@@ -43,13 +44,15 @@ class Animator:
         model: on any device, in any compute dtype; with the networks as published or rebuilt (``lpkernels.optimize``).
         source: uint8 (H, W, 3) RGB array or tensor, or the path of a picture.
         options: how driving motion moves the source; may be assigned later.
-        crop: box of the source around the face: x, y, width, height in pixels. Without it the whole picture is squeezed
-            into a square.
+        crop: box of the source around the face: x, y, width, height in pixels; or a ``Crop``, such as
+            ``crop_from_landmarks`` gives. Without it the whole picture is squeezed into a square.
+        paste_back: answer with the whole picture, the animated crop in its place, rather than with the square alone.
         graph: record frames as CUDA graphs. None: where there is a GPU. Without, the same work is launched kernel by
             kernel: slower, for profiling with named ranges and for models that wait for the device.
 
     Raises:
-        InputError: the picture cannot be read or the crop leaves it; ``graph`` without a GPU.
+        InputError: the picture cannot be read or the crop leaves it; a ``Crop`` of another size than the model's output
+            that shall be pasted back; ``graph`` without a GPU.
         TypeError, ValueError: the array is not a picture.
     """
 
@@ -59,14 +62,17 @@ class Animator:
         source: Frame | Tensor | str | Path,
         *,
         options: MotionOptions | None = None,
-        crop: Box | None = None,
+        crop: Box | Crop | None = None,
+        paste_back: bool = False,
         graph: bool | None = None,
     ) -> None:
         self.model = model
         self._options = options if options is not None else MotionOptions()
-        self._source = prepare_source(model, source, crop)
+        self._paste_back = paste_back
+        self._source = prepare_source(model, source, crop, paste_back)
         self._engine = FrameEngine(model, self._options, self._source, graph=graph)
         self._jobs = Jobs(self._engine, model.config.output_size)
+        self._jobs.paste_into(self._source.paste)
         self._lock = threading.RLock()
         self._driving: Motion | Rows | None = None
 
@@ -88,8 +94,19 @@ class Animator:
 
     @property
     def output_size(self) -> int:
-        """Side of the square output frames in pixels."""
+        """Side in pixels of the square that the model draws."""
         return self.model.config.output_size
+
+    @property
+    def paste_back(self) -> bool:
+        """Whether frames are whole pictures rather than squares."""
+        return self._paste_back
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the output frames in pixels: of the source picture where crops are pasted back."""
+        paste = self._source.paste if self._paste_back else None
+        return (self.output_size, self.output_size) if paste is None else paste.size
 
     @property
     def driving_motion(self) -> Motion | None:
@@ -125,19 +142,24 @@ class Animator:
             self._engine.warm_up(self._engine.plan_pictures(1, height, width))
             return self.warm_up_seconds - before
 
-    def set_source(self, source: Frame | Tensor | str | Path | Source, crop: Box | None = None) -> None:
+    def set_source(self, source: Frame | Tensor | str | Path | Source, crop: Box | Crop | None = None) -> None:
         """Animate another picture from the next frame on; the first driving frame stays the reference.
 
-        A ``Source`` that ``prepare_source`` made with the same model is taken over without running F and M.
+        A ``Source`` that ``prepare_source`` made with the same model is taken over without running F and M. Where crops
+        are pasted back, frames have the new picture's size from then on.
 
         Raises:
-            InputError, TypeError, ValueError: as for a new animator; a ``crop`` of a Source, which is cropped already.
+            InputError, TypeError, ValueError: as for a new animator; a ``crop`` of a Source, which is cropped already;
+                a Source without its whole picture where crops are pasted back.
         """
         if isinstance(source, Source) and crop is not None:
             raise InputError("crop: a prepared Source is cropped already; pass the crop to prepare_source")
-        prepared = source if isinstance(source, Source) else prepare_source(self.model, source, crop)
+        prepared = source if isinstance(source, Source) else prepare_source(self.model, source, crop, self._paste_back)
+        if self._paste_back and prepared.paste is None:
+            raise InputError("source must hold its whole picture to be pasted back: prepare_source(paste_back=True)")
         with self._lock:
             self._engine.set_source(prepared)
+            self._jobs.paste_into(prepared.paste if self._paste_back else None)
             self._source = prepared
 
     def reset(self) -> None:
@@ -154,7 +176,7 @@ class Animator:
             eye_ratio, lip_ratio: openings wanted of the source's eyes and lips, when the options retarget them.
 
         Returns:
-            uint8 (S, S, 3), RGB, S = ``output_size``: an array for an array, a tensor on the model's device for a
+            uint8 (H, W, 3), RGB, of ``frame_size``: an array for an array, a tensor on the model's device for a
             tensor. Nothing waits for the device where both are on it.
 
         Raises:
@@ -168,7 +190,7 @@ class Animator:
             return picture
 
     def step_batch(self, frames: Picture, eye_ratio: float | None = None, lip_ratio: float | None = None) -> Picture:
-        """Animate consecutive driving frames at once: (B, H, W, 3) to (B, S, S, 3); otherwise as ``step``."""
+        """Animate consecutive driving frames at once: (B, h, w, 3) to (B, H, W, 3); otherwise as ``step``."""
         if isinstance(frames, np.ndarray | Tensor) and (frames.ndim != 4 or len(frames) == 0):
             raise ValueError(f"frames must have shape (batch, height, width, 3), RGB, got {tuple(frames.shape)}")
         check_frame("frames", frames[0] if isinstance(frames, np.ndarray | Tensor) else frames)
@@ -183,7 +205,7 @@ class Animator:
             motion: one frame (batch 1), on any device; ``kp`` is not needed.
 
         Returns:
-            uint8 (S, S, 3) tensor on the model's device.
+            uint8 (H, W, 3) tensor on the model's device.
 
         Raises:
             InputError: the motion is of another number of keypoints, or as ``step``.

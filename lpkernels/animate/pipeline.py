@@ -15,6 +15,7 @@ from torch import Tensor
 from lpkernels.animate._driving import Driving, open_driving
 from lpkernels.animate._outputs import Outputs
 from lpkernels.animate.animator import Animator
+from lpkernels.animate.crop import Crop
 from lpkernels.animate.extract import collect_template, network_input, read_motion
 from lpkernels.animate.image import Box, Frame, is_image_path
 from lpkernels.animate.motion import Motion
@@ -48,8 +49,9 @@ def animate_file(
     output: str | Path,
     *,
     options: MotionOptions | None = None,
-    crop: Box | None = None,
+    crop: Box | Crop | None = None,
     driving_crop: Box | None = None,
+    paste_back: bool = False,
     smooth: bool = False,
     eye_ratio: float | None = None,
     lip_ratio: float | None = None,
@@ -68,7 +70,10 @@ def animate_file(
     Args:
         model: on any device, as published or rebuilt (``lpkernels.optimize``).
         options: how driving motion moves the source.
-        crop, driving_crop: boxes around the face, x, y, width, height in pixels; the whole picture without.
+        crop, driving_crop: boxes around the face, x, y, width, height in pixels; the whole picture without. Of the
+            source also a ``Crop``.
+        paste_back: write the whole source picture, the animated crop in its place, rather than the square alone. A
+            video's sides must be even: of a picture with an odd one, its last row or column is repeated.
         smooth: take jitter out of the driving motion; a video is then read twice, and its frames count twice in
             ``progress``.
         eye_ratio, lip_ratio: openings for every frame where the options retarget eyes or lips. Without them a
@@ -96,7 +101,7 @@ def animate_file(
         run.eyes = _ratios("eye", options.eye_retargeting, eye_ratio, own_eyes)
         run.lips = _ratios("lip", options.lip_retargeting, lip_ratio, own_lips)
         run.retargets = options.eye_retargeting or options.lip_retargeting
-        animator = Animator(model, source, options=options, crop=crop)
+        animator = Animator(model, source, options=options, crop=crop, paste_back=paste_back)
         run.animate(animator, clip, outputs, smooth, clip.path if audio and clip.template is None else None)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(run.stopped(outputs)) from None
@@ -131,8 +136,9 @@ class _Run:
         if template is not None and smooth:
             template = smooth_template(template)
         motions: list[Motion] | None = [] if template is None and outputs.template is not None else None
-        source = animator.source.image
-        with outputs.open(clip.fps, animator.output_size, source, audio_from) as writer:
+        height, width = animator.frame_size
+        source = animator.source.whole
+        with outputs.open(clip.fps, (width, height), animator.output_size, source, audio_from) as writer:
             for picture, animated in self._frames(animator, clip, template, outputs.side_by_side is not None):
                 writer.write(picture, animated)
                 if motions is not None and animator.driving_motion is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from lpkernels.animate._exchange import Exchange, LiveFrame
 from lpkernels.animate._live_stats import Latency, SessionStats
 from lpkernels.animate.animator import Animator
+from lpkernels.animate.crop import Crop
 from lpkernels.animate.image import Box, Frame, check_frame
 from lpkernels.animate.source import Source, prepare_source
 from lpkernels.errors import InputError
@@ -143,7 +144,9 @@ class Session:
         with self._sources_lock:
             return tuple(self._sources)
 
-    def add_source(self, name: str, source: Frame | Tensor | str | Path | Source, crop: Box | None = None) -> None:
+    def add_source(
+        self, name: str, source: Frame | Tensor | str | Path | Source, crop: Box | Crop | None = None
+    ) -> None:
         """Prepare another source picture under ``name``, on the caller's thread while the stream goes on.
 
         Args:
@@ -151,16 +154,19 @@ class Session:
                 replaced; if it is being animated it stays until the next ``switch_source``.
 
         Raises:
-            InputError: the picture cannot be read, or the crop leaves it or comes with a prepared Source.
+            InputError: the picture cannot be read, or the crop leaves it or comes with a prepared Source; or such a
+                Source lacks its whole picture, and the animator pastes back.
             TypeError, ValueError: the array is not a picture.
         """
         if isinstance(source, Source):
             if crop is not None:
                 raise InputError("crop: a prepared Source is cropped already; pass the crop to prepare_source")
+            if self._animator.paste_back and source.paste is None:
+                raise InputError("source must hold its whole picture: prepare_source(paste_back=True)")
             prepared = source
         else:
             model = self._animator.model
-            prepared = prepare_source(model, source, crop)
+            prepared = prepare_source(model, source, crop, self._animator.paste_back)
             if model.device.type == "cuda":  # the worker reads it on another stream
                 torch.cuda.current_stream(model.device).synchronize()
         with self._sources_lock:

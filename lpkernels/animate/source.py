@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from lpkernels.animate.crop import Crop, crop_from_box, crop_picture
 from lpkernels.animate.extract import network_input, read_motion
 from lpkernels.animate.image import Box, Frame, check_frame, load_image
 from lpkernels.animate.image import crop as cut
 from lpkernels.animate.motion import Motion, source_keypoints
+from lpkernels.animate.paste import PasteBack, prepare_paste_back
 from lpkernels.models.portrait_model import PortraitModel
 
 
@@ -21,18 +23,27 @@ class Source:
 
     Attributes:
         image: the picture after cropping, uint8 (H, W, 3).
+        whole: what output frames show: the whole picture where it is pasted back into, else ``image``.
         feature_3d: F's feature volume, (1, C, D, h, w) float32.
         motion: the source's own pose, expression and canonical keypoints, batch 1.
         x_s: its keypoints in the picture (Eqn. 2), (1, K, 3) float32.
+        paste: the whole picture, to put animated crops back into; None where that was not asked for.
     """
 
     image: Frame
+    whole: Frame
     feature_3d: Tensor
     motion: Motion
     x_s: Tensor
+    paste: PasteBack | None = None
 
 
-def prepare_source(model: PortraitModel[Any], source: Frame | Tensor | str | Path, crop: Box | None = None) -> Source:
+def prepare_source(
+    model: PortraitModel[Any],
+    source: Frame | Tensor | str | Path,
+    crop: Box | Crop | None = None,
+    paste_back: bool = False,
+) -> Source:
     """Run F and M on a source picture.
 
     The picture, or the ``crop`` cut from it, is squeezed into the networks' square, as the original does when its face
@@ -40,17 +51,27 @@ def prepare_source(model: PortraitModel[Any], source: Frame | Tensor | str | Pat
 
     Args:
         source: uint8 (H, W, 3) RGB array or tensor, or the path of a picture.
-        crop: x, y, width, height in pixels.
+        crop: a box x, y, width, height in pixels; or a ``Crop``, which may be turned and may leave the picture.
+        paste_back: keep the whole picture on the model's device, and the crop's mask warped into it.
 
     Raises:
-        InputError: the file cannot be read as a picture, or the crop leaves it.
+        InputError: the file cannot be read as a picture, or the crop leaves it; with ``paste_back``, a ``Crop`` that
+            has not the model's output size.
         TypeError, ValueError: the array is not a picture.
     """
     picture = load_image(source) if isinstance(source, str | Path) else source
     check_frame("source", picture)
     pixels = picture.cpu().numpy() if isinstance(picture, Tensor) else picture
+    part = pixels
     if crop is not None:
-        pixels = cut(pixels, crop)
-    image = network_input(model, "source", pixels)
+        part = crop_picture(pixels, crop) if isinstance(crop, Crop) else cut(pixels, crop)
+    image = network_input(model, "source", part)
     motion = read_motion(model, image)
-    return Source(pixels, model.extract_feature_3d(image), motion, source_keypoints(motion))
+    paste = None
+    if paste_back:
+        size = model.config.output_size
+        box = crop if crop is not None else (0, 0, pixels.shape[1], pixels.shape[0])
+        made = box if isinstance(box, Crop) else crop_from_box(box, size)
+        paste = prepare_paste_back(picture, [made], size, model.device)
+    whole = pixels if paste_back else part
+    return Source(part, whole, model.extract_feature_3d(image), motion, source_keypoints(motion), paste)

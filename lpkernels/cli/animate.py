@@ -17,7 +17,7 @@ _EPILOG = """\
 examples:
   lpkernels animate -s portrait.jpg -d clip.mp4 -o out.mp4 --weights pretrained_weights
   lpkernels animate -s portrait.jpg -d talking.pkl -o out.mp4 --weights KwaiVGI/LivePortrait --region exp
-  lpkernels animate -s group.jpg --crop 420,80,512,512 -d clip.mp4 -o out.mp4 --weights pretrained_weights --smooth
+  lpkernels animate -s group.jpg --crop 420,80,512,512 -d clip.mp4 -o out.mp4 --weights pretrained_weights --paste-back
   lpkernels animate -s portrait.jpg -d clip.mp4 -o out.mp4 --random-weights 0 --config small
 """
 
@@ -50,6 +50,12 @@ def _add_framing(parser: argparse.ArgumentParser) -> None:
     box = numbers(4, int, "x,y,w,h in whole pixels")
     group.add_argument("--crop", type=box, metavar="X,Y,W,H", help="box of the source around the face")
     group.add_argument("--driving-crop", type=box, metavar="X,Y,W,H", help="box of every driving frame around the face")
+    group.add_argument(
+        "--paste-back",
+        action="store_true",
+        help="put the animated square back into the whole source picture; in a video the last row or column of an odd"
+        " side is repeated",
+    )
 
 
 def _add_motion(parser: argparse.ArgumentParser) -> None:
@@ -123,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
             options=options,
             crop=args.crop,
             driving_crop=args.driving_crop,
+            paste_back=args.paste_back,
             smooth=args.smooth,
             eye_ratio=args.eye_ratio,
             lip_ratio=args.lip_ratio,

@@ -78,6 +78,7 @@ def _add_motion(parser: argparse.ArgumentParser) -> None:
         "--crop", type=box, metavar="X,Y,W,H", help="box of the source (of a single one) around the face"
     )
     group.add_argument("--driving-crop", type=box, metavar="X,Y,W,H", help="box of every camera frame around the face")
+    group.add_argument("--paste-back", action="store_true", help="show the whole source picture, the face in its place")
     group.add_argument("--absolute", action="store_true", help="take the driving motion itself, not its change")
     group.add_argument("--region", choices=("all", "exp", "pose", "lip", "eyes"), default="all", help="what may move")
     group.add_argument("--driving-multiplier", type=float, default=1.0, metavar="X", help="strength of the motion (1)")
@@ -106,13 +107,13 @@ def run(args: argparse.Namespace) -> int:
         )
         feeder = stack.enter_context(Feeder(camera))
         model = load_model(args)
-        animator = Animator(model, args.source[0], options=options, crop=args.crop)
+        animator = Animator(model, args.source[0], options=options, crop=args.crop, paste_back=args.paste_back)
         names = [f"{number}: {path}" for number, path in enumerate(args.source, 1)]
         session = stack.enter_context(Session(animator, source_name=names[0], size=camera.size[::-1]))
         for name, path in zip(names[1:], args.source[1:], strict=True):
             session.add_source(name, path)
         memory = Memory(model.device)
-        live = _Live(session, feeder, _outputs(args, stack, camera, animator.output_size), Status(args.quiet), memory)
+        live = _Live(session, feeder, _outputs(args, stack, camera, animator.frame_size), Status(args.quiet), memory)
         ended, code, failure = _play(live, args.seconds)
         feeder.close()
         session.close()
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
                 "camera_size": list(camera.size),
                 "camera_fps": camera.fps,
                 "sources": names,
-                "output_size": animator.output_size,
+                "frame_size": list(animator.frame_size[::-1]),
                 "ended": ended,
             }
             write_report(args.stats, facts, stats, memory)
@@ -146,6 +147,8 @@ def _check(args: argparse.Namespace) -> None:
     if len(args.source) > 1 and args.crop is not None:
         raise InputError("--crop is the box of one source; cut the pictures yourself where there are several")
     if args.virtual_camera:
+        if args.paste_back and len(args.source) > 1:
+            raise InputError("--virtual-camera has one size: with --paste-back give one --source")
         check_virtual_camera()
     if args.stats is not None:
         PendingFile(args.stats).discard()
@@ -230,11 +233,11 @@ def _play(live: _Live, seconds: float | None) -> tuple[str, int, Exception | Non
 
 
 def _outputs(
-    args: argparse.Namespace, stack: contextlib.ExitStack, camera: Camera, side: int
+    args: argparse.Namespace, stack: contextlib.ExitStack, camera: Camera, size: tuple[int, int]
 ) -> tuple[Preview | None, VirtualCamera | None]:
     window = virtual = None
     if args.virtual_camera:
-        virtual = VirtualCamera(side, camera.fps)
+        virtual = VirtualCamera(size[1], size[0], camera.fps)
         stack.callback(virtual.close)
         print(f"virtual camera: {virtual.device}")
     if not args.no_window:

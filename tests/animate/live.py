@@ -38,6 +38,7 @@ class FakeAnimator:
         self.clock, self.takes = clock, takes
         self.source: Any = "A"
         self.model: Any = None
+        self.paste_back = False
         self.begun: queue.Queue[Any] = queue.Queue()
         self.gate = threading.Semaphore(0) if gated else None
         self.errors: dict[int, BaseException] = {}

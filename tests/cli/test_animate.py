@@ -110,6 +110,12 @@ def test_options_reach_the_engine(command, tmp_path, argv):
     assert len(frames(tmp_path / "out.mp4")) == 6
 
 
+def test_paste_back_writes_the_whole_picture(command, sample, tmp_path):
+    assert command("-q", "--crop", "8,4,48,48", "--paste-back") == 0
+    whole = load_image(sample[0])
+    assert [frame.shape for frame in frames(tmp_path / "out.mp4")] == [whole.shape] * 6
+
+
 def parse(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     animate.add_parser(parser.add_subparsers())
