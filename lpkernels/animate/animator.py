@@ -12,12 +12,11 @@ from torch import Tensor
 
 from lpkernels import trace
 from lpkernels.animate._jobs import Item, Job, Jobs, overlapped
-from lpkernels.animate.crop import Crop
 from lpkernels.animate.engine import FrameEngine, Rows
-from lpkernels.animate.image import Box, Frame, Picture, check_frame
+from lpkernels.animate.image import Frame, Picture, check_frame
 from lpkernels.animate.motion import Motion
 from lpkernels.animate.retarget import MotionOptions
-from lpkernels.animate.source import Source, prepare_source
+from lpkernels.animate.source import Source, SourceCrop, prepare_source
 from lpkernels.animate.template import MotionTemplate
 from lpkernels.errors import InputError
 from lpkernels.models.portrait_model import PortraitModel
@@ -44,15 +43,16 @@ class Animator:
         model: on any device, in any compute dtype; with the networks as published or rebuilt (``lpkernels.optimize``).
         source: uint8 (H, W, 3) RGB array or tensor, or the path of a picture.
         options: how driving motion moves the source; may be assigned later.
-        crop: box of the source around the face: x, y, width, height in pixels; or a ``Crop``, such as
-            ``crop_from_landmarks`` gives. Without it the whole picture is squeezed into a square.
+        crop: box of the source around the face: x, y, width, height in pixels; a ``Crop``, such as
+            ``crop_from_landmarks`` gives; or ``"auto"``: around the largest face, found with the extra
+            ``lpkernels[face]``. Without it the whole picture is squeezed into a square.
         paste_back: answer with the whole picture, the animated crop in its place, rather than with the square alone.
         graph: record frames as CUDA graphs. None: where there is a GPU. Without, the same work is launched kernel by
             kernel: slower, for profiling with named ranges and for models that wait for the device.
 
     Raises:
-        InputError: the picture cannot be read or the crop leaves it; a ``Crop`` of another size than the model's output
-            that shall be pasted back; ``graph`` without a GPU.
+        InputError: the picture cannot be read, the crop leaves it or no face was found; a ``Crop`` that shall be pasted
+            back has not the model's output size; ``graph`` without a GPU.
         TypeError, ValueError: the array is not a picture.
     """
 
@@ -62,7 +62,7 @@ class Animator:
         source: Frame | Tensor | str | Path,
         *,
         options: MotionOptions | None = None,
-        crop: Box | Crop | None = None,
+        crop: SourceCrop | None = None,
         paste_back: bool = False,
         graph: bool | None = None,
     ) -> None:
@@ -142,7 +142,7 @@ class Animator:
             self._engine.warm_up(self._engine.plan_pictures(1, height, width))
             return self.warm_up_seconds - before
 
-    def set_source(self, source: Frame | Tensor | str | Path | Source, crop: Box | Crop | None = None) -> None:
+    def set_source(self, source: Frame | Tensor | str | Path | Source, crop: SourceCrop | None = None) -> None:
         """Animate another picture from the next frame on; the first driving frame stays the reference.
 
         A ``Source`` that ``prepare_source`` made with the same model is taken over without running F and M. Where crops

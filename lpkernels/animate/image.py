@@ -134,6 +134,24 @@ def crop(image: Frame, box: Box) -> Frame:
     return image[y : y + height, x : x + width]
 
 
+def crop_padded(image: Frame, box: Box) -> Frame:
+    """``crop`` for a box that may leave the picture: black there.
+
+    Raises:
+        InputError: the box is empty, or holds no pixel of the picture.
+    """
+    x, y, width, height = box
+    rows, columns = image.shape[:2]
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, columns), min(y + height, rows)
+    if right <= left or bottom <= top:
+        raise InputError(f"crop {x},{y},{width},{height} holds no pixel of the picture, which is {columns}x{rows}")
+    if (right - left, bottom - top) == (width, height):
+        return image[top:bottom, left:right]
+    padded = np.zeros((height, width, 3), np.uint8)
+    padded[top - y : bottom - y, left - x : right - x] = image[top:bottom, left:right]
+    return padded
+
+
 def to_batch(name: str, frame: Frame | Tensor, device: torch.device) -> Tensor:
     """A checked uint8 (H, W, 3) frame as a batch of one, (1, H, W, 3), on ``device``."""
     check_frame(name, frame)

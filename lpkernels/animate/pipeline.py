@@ -8,19 +8,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from lpkernels.animate._driving import Driving, open_driving
 from lpkernels.animate._outputs import Outputs
 from lpkernels.animate.animator import Animator
-from lpkernels.animate.crop import Crop
 from lpkernels.animate.extract import collect_template, network_input, read_motion
 from lpkernels.animate.image import Box, Frame, is_image_path
 from lpkernels.animate.motion import Motion
 from lpkernels.animate.retarget import MotionOptions
 from lpkernels.animate.smoothing import smooth as smooth_template
+from lpkernels.animate.source import SourceCrop
 from lpkernels.animate.template import MotionTemplate
 from lpkernels.animate.template import save_template as write_template
 from lpkernels.errors import InputError
@@ -49,8 +49,8 @@ def animate_file(
     output: str | Path,
     *,
     options: MotionOptions | None = None,
-    crop: Box | Crop | None = None,
-    driving_crop: Box | None = None,
+    crop: SourceCrop | None = None,
+    driving_crop: Box | Literal["auto"] | None = None,
     paste_back: bool = False,
     smooth: bool = False,
     eye_ratio: float | None = None,
@@ -71,7 +71,8 @@ def animate_file(
         model: on any device, as published or rebuilt (``lpkernels.optimize``).
         options: how driving motion moves the source.
         crop, driving_crop: boxes around the face, x, y, width, height in pixels; the whole picture without. Of the
-            source also a ``Crop``.
+            source also a ``Crop``. ``"auto"``: around the largest face (extra ``lpkernels[face]``), in a driving clip
+            one box for all of it.
         paste_back: write the whole source picture, the animated crop in its place, rather than the square alone. A
             video's sides must be even: of a picture with an odd one, its last row or column is repeated.
         smooth: take jitter out of the driving motion; a video is then read twice, and its frames count twice in

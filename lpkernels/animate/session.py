@@ -17,9 +17,8 @@ from torch import Tensor
 from lpkernels.animate._exchange import Exchange, LiveFrame
 from lpkernels.animate._live_stats import Latency, SessionStats
 from lpkernels.animate.animator import Animator
-from lpkernels.animate.crop import Crop
-from lpkernels.animate.image import Box, Frame, check_frame
-from lpkernels.animate.source import Source, prepare_source
+from lpkernels.animate.image import Frame, check_frame
+from lpkernels.animate.source import Source, SourceCrop, prepare_source
 from lpkernels.errors import InputError
 
 __all__ = ["Latency", "LiveFrame", "Session", "SessionStats"]
@@ -145,7 +144,7 @@ class Session:
             return tuple(self._sources)
 
     def add_source(
-        self, name: str, source: Frame | Tensor | str | Path | Source, crop: Box | Crop | None = None
+        self, name: str, source: Frame | Tensor | str | Path | Source, crop: SourceCrop | None = None
     ) -> None:
         """Prepare another source picture under ``name``, on the caller's thread while the stream goes on.
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from lpkernels.animate.crop import Crop, crop_from_box, crop_picture
 from lpkernels.animate.extract import network_input, read_motion
-from lpkernels.animate.image import Box, Frame, check_frame, load_image
+from lpkernels.animate.face import find_crops
+from lpkernels.animate.image import Box, Frame, check_frame, load_image, to_batch
 from lpkernels.animate.image import crop as cut
 from lpkernels.animate.motion import Motion, source_keypoints
 from lpkernels.animate.paste import PasteBack, prepare_paste_back
+from lpkernels.errors import InputError
 from lpkernels.models.portrait_model import PortraitModel
+
+SourceCrop = Box | Crop | Literal["auto"]
+"""What to cut out of a source picture: x, y, width, height in pixels, a ``Crop``, or around its largest face."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Source:
 def prepare_source(
     model: PortraitModel[Any],
     source: Frame | Tensor | str | Path,
-    crop: Box | Crop | None = None,
+    crop: SourceCrop | None = None,
     paste_back: bool = False,
 ) -> Source:
     """Run F and M on a source picture.
@@ -51,27 +56,42 @@ def prepare_source(
 
     Args:
         source: uint8 (H, W, 3) RGB array or tensor, or the path of a picture.
-        crop: a box x, y, width, height in pixels; or a ``Crop``, which may be turned and may leave the picture.
+        crop: a box x, y, width, height in pixels; a ``Crop``, which may be turned and may leave the picture; or
+            ``"auto"``: around the largest face, found with the extra ``lpkernels[face]``.
         paste_back: keep the whole picture on the model's device, and the crop's mask warped into it.
 
     Raises:
-        InputError: the file cannot be read as a picture, or the crop leaves it; with ``paste_back``, a ``Crop`` that
-            has not the model's output size.
+        InputError: the file cannot be read as a picture, the crop leaves it, or no face was found; with
+            ``paste_back``, a ``Crop`` that has not the model's output size.
         TypeError, ValueError: the array is not a picture.
     """
     picture = load_image(source) if isinstance(source, str | Path) else source
     check_frame("source", picture)
     pixels = picture.cpu().numpy() if isinstance(picture, Tensor) else picture
-    part = pixels
-    if crop is not None:
-        part = crop_picture(pixels, crop) if isinstance(crop, Crop) else cut(pixels, crop)
+    size = model.config.output_size
+    found = _crop(pixels, crop, size)
+    part: Frame | Tensor = pixels
+    if isinstance(found, Crop):
+        picture = to_batch("source", picture, model.device)[0]  # cropped there, and pasted into there
+        part = crop_picture(picture, found)
+    elif found is not None:
+        part = cut(pixels, found)
     image = network_input(model, "source", part)
     motion = read_motion(model, image)
     paste = None
     if paste_back:
-        size = model.config.output_size
-        box = crop if crop is not None else (0, 0, pixels.shape[1], pixels.shape[0])
+        box = found if found is not None else (0, 0, pixels.shape[1], pixels.shape[0])
         made = box if isinstance(box, Crop) else crop_from_box(box, size)
         paste = prepare_paste_back(picture, [made], size, model.device)
+    part = part.cpu().numpy() if isinstance(part, Tensor) else part
     whole = pixels if paste_back else part
     return Source(part, whole, model.extract_feature_3d(image), motion, source_keypoints(motion), paste)
+
+
+def _crop(picture: Frame, crop: SourceCrop | None, size: int) -> Box | Crop | None:
+    """The crop asked for; the largest face's for "auto"."""
+    if not isinstance(crop, str):
+        return crop
+    if crop != "auto":
+        raise InputError(f"crop must be a box x, y, width, height, a Crop, or 'auto'; got {crop!r}")
+    return find_crops(picture, size)[0]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpkernels.cli.options import add_model_options, load_model, numbers
+from lpkernels.cli.options import AUTO, add_model_options, face_box, load_model, numbers
 from lpkernels.cli.progress import bar
 from lpkernels.errors import InputError
 
@@ -18,6 +18,7 @@ examples:
   lpkernels animate -s portrait.jpg -d clip.mp4 -o out.mp4 --weights pretrained_weights
   lpkernels animate -s portrait.jpg -d talking.pkl -o out.mp4 --weights KwaiVGI/LivePortrait --region exp
   lpkernels animate -s group.jpg --crop 420,80,512,512 -d clip.mp4 -o out.mp4 --weights pretrained_weights --paste-back
+  lpkernels animate -s photo.jpg --crop auto --paste-back -d clip.mp4 --driving-crop auto -o out.mp4 --weights DIR
   lpkernels animate -s portrait.jpg -d clip.mp4 -o out.mp4 --random-weights 0 --config small
 """
 
@@ -46,10 +47,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _add_framing(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("framing", "The whole picture is squeezed into a square, unless a box is given.")
-    box = numbers(4, int, "x,y,w,h in whole pixels")
-    group.add_argument("--crop", type=box, metavar="X,Y,W,H", help="box of the source around the face")
-    group.add_argument("--driving-crop", type=box, metavar="X,Y,W,H", help="box of every driving frame around the face")
+    text = "Without a box the whole picture is squeezed into a square. 'auto' finds the largest face (lpkernels[face])."
+    group = parser.add_argument_group("framing", text)
+    text = "X,Y,W,H|auto"
+    group.add_argument("--crop", type=face_box, metavar=text, help="box of the source around the face")
+    group.add_argument("--driving-crop", type=face_box, metavar=text, help="box of every driving frame around the face")
     group.add_argument(
         "--paste-back",
         action="store_true",
@@ -101,8 +103,11 @@ def check_files(args: argparse.Namespace) -> None:
     """Answer for every path before weights are read: inputs exist, outputs can be written and replace nothing."""
     from lpkernels.animate._files import existing_file
     from lpkernels.animate._outputs import Outputs
+    from lpkernels.animate.face import check_face_finder
     from lpkernels.animate.image import is_image_path
 
+    if AUTO in (args.crop, args.driving_crop):
+        check_face_finder()
     existing_file(args.source, "--source")
     existing_file(args.driving, "--driving")
     outputs = Outputs(args.output, args.side_by_side, args.save_template, still=is_image_path(args.driving))

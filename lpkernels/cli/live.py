@@ -15,7 +15,7 @@ from lpkernels.cli import INTERRUPTED, OK
 from lpkernels.cli._live_outputs import Preview, VirtualCamera, check_virtual_camera, open_preview
 from lpkernels.cli._live_report import Memory, Status, summary, write_report
 from lpkernels.cli.animate import motion_options
-from lpkernels.cli.options import add_model_options, choose_engine, load_model, numbers
+from lpkernels.cli.options import AUTO, add_model_options, choose_engine, face_box, load_model, numbers
 from lpkernels.errors import InputError, LpkernelsError
 
 if TYPE_CHECKING:
@@ -75,7 +75,10 @@ def _add_motion(parser: argparse.ArgumentParser) -> None:
     box = numbers(4, int, "x,y,w,h in whole pixels")
     group = parser.add_argument_group("framing and motion", "What is not boxed is squeezed into a square as a whole.")
     group.add_argument(
-        "--crop", type=box, metavar="X,Y,W,H", help="box of the source (of a single one) around the face"
+        "--crop",
+        type=face_box,
+        metavar="X,Y,W,H|auto",
+        help="box of the source (of a single one) around the face; auto: each source's largest face (lpkernels[face])",
     )
     group.add_argument("--driving-crop", type=box, metavar="X,Y,W,H", help="box of every camera frame around the face")
     group.add_argument("--paste-back", action="store_true", help="show the whole source picture, the face in its place")
@@ -111,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         names = [f"{number}: {path}" for number, path in enumerate(args.source, 1)]
         session = stack.enter_context(Session(animator, source_name=names[0], size=camera.size[::-1]))
         for name, path in zip(names[1:], args.source[1:], strict=True):
-            session.add_source(name, path)
+            session.add_source(name, path, args.crop)
         memory = Memory(model.device)
         live = _Live(session, feeder, _outputs(args, stack, camera, animator.frame_size), Status(args.quiet), memory)
         ended, code, failure = _play(live, args.seconds)
@@ -141,10 +144,13 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Answer for what can be wrong before a camera is opened and weights are read."""
     from lpkernels.animate._files import PendingFile, existing_file
+    from lpkernels.animate.face import check_face_finder
 
     for path in args.source:
         existing_file(path, "--source")
-    if len(args.source) > 1 and args.crop is not None:
+    if args.crop == AUTO:
+        check_face_finder()
+    if len(args.source) > 1 and args.crop not in (None, AUTO):
         raise InputError("--crop is the box of one source; cut the pictures yourself where there are several")
     if args.virtual_camera:
         if args.paste_back and len(args.source) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 import lpkernels
 from lpkernels import cli
 from lpkernels.animate import retarget
-from lpkernels.animate.image import load_image
+from lpkernels.animate.image import load_image, save_image
+from lpkernels.animate.portrait import draw_portrait, driving_frames
 from lpkernels.animate.video import VideoReader
 from lpkernels.cli import animate
+from tests.animate.clips import write_clip
 
 MODEL = ("--random-weights", "0", "--config", "tiny", "--device", "cpu")
 
@@ -114,6 +117,25 @@ def test_paste_back_writes_the_whole_picture(command, sample, tmp_path):
     assert command("-q", "--crop", "8,4,48,48", "--paste-back") == 0
     whole = load_image(sample[0])
     assert [frame.shape for frame in frames(tmp_path / "out.mp4")] == [whole.shape] * 6
+
+
+@pytest.mark.skipif(find_spec("mtcnn") is None, reason="needs the extra: pip install 'lpkernels[face]'")
+def test_faces_are_found(command, tmp_path):
+    save_image(tmp_path / "photo.png", np.pad(draw_portrait(160), ((20, 30), (40, 90), (0, 0)), mode="edge"))
+    driving = write_clip(tmp_path / "clip.mp4", list(driving_frames(3, 160)))
+    argv = ("--crop", "auto", "--driving-crop", "auto", "--paste-back")
+    assert command("-q", *argv, source=tmp_path / "photo.png", driving=driving) == 0
+    assert [frame.shape for frame in frames(tmp_path / "out.mp4")] == [(210, 290, 3)] * 3
+
+
+@pytest.mark.parametrize("option", ["--crop", "--driving-crop"])
+def test_without_the_extra_face_the_command_is_named(command, capsys, monkeypatch, option):
+    monkeypatch.setattr("lpkernels.animate._mtcnn.importlib.util.find_spec", lambda name: None)
+    refused(capsys, command(option, "auto", model=()), 2, "pip install 'lpkernels[face]'")
+
+
+def test_a_box_is_four_numbers_or_auto(command, capsys):
+    refused(capsys, command("--crop", "face"), 2, "--crop", "x,y,w,h in whole pixels, or auto")
 
 
 def parse(*argv: str) -> argparse.Namespace:
