@@ -79,15 +79,16 @@ class Writer:
         if not outputs.still:
             self._animated = stack.enter_context(VideoWriter(outputs.animated, fps, size, audio_from=audio_from))
 
-    def write(self, driving: Frame | None, animated: Frame) -> None:
-        """Append a frame; ``driving`` is None where a template drives."""
+    def write(self, driving: Frame | None, animated: Frame, source: Frame | None = None) -> None:
+        """Append a frame; ``driving`` is None where a template drives, ``source`` None where it is the same as ever."""
         if self._animated is None:
             save_image(self._outputs.animated, animated)
         else:
             self._animated.write(animated)
         if self._outputs.side_by_side is None:
             return
-        row = (self._source, animated) if driving is None else (driving, self._source, animated)
+        source = self._source if source is None else source
+        row = (source, animated) if driving is None else (driving, source, animated)
         joined = self._panels.join(*row)
         if self._outputs.still:
             save_image(self._outputs.side_by_side, joined)

@@ -41,7 +41,7 @@ class Animator:
 
     Args:
         model: on any device, in any compute dtype; with the networks as published or rebuilt (``lpkernels.optimize``).
-        source: uint8 (H, W, 3) RGB array or tensor, or the path of a picture.
+        source: uint8 (H, W, 3) RGB array or tensor, the path of a picture, or what ``prepare_source`` made of one.
         options: how driving motion moves the source; may be assigned later.
         crop: box of the source around the face: x, y, width, height in pixels; a ``Crop``, such as
             ``crop_from_landmarks`` gives; or ``"auto"``: around the largest face, found with the extra
@@ -59,7 +59,7 @@ class Animator:
     def __init__(
         self,
         model: PortraitModel[Any],
-        source: Frame | Tensor | str | Path,
+        source: Frame | Tensor | str | Path | Source,
         *,
         options: MotionOptions | None = None,
         crop: SourceCrop | None = None,
@@ -69,10 +69,10 @@ class Animator:
         self.model = model
         self._options = options if options is not None else MotionOptions()
         self._paste_back = paste_back
-        self._source = prepare_source(model, source, crop, paste_back)
+        self._source = self._prepared(source, crop)
         self._engine = FrameEngine(model, self._options, self._source, graph=graph)
         self._jobs = Jobs(self._engine, model.config.output_size)
-        self._jobs.paste_into(self._source.paste)
+        self._jobs.paste_into(self._source.paste if paste_back else None)
         self._lock = threading.RLock()
         self._driving: Motion | Rows | None = None
 
@@ -152,11 +152,7 @@ class Animator:
             InputError, TypeError, ValueError: as for a new animator; a ``crop`` of a Source, which is cropped already;
                 a Source without its whole picture where crops are pasted back.
         """
-        if isinstance(source, Source) and crop is not None:
-            raise InputError("crop: a prepared Source is cropped already; pass the crop to prepare_source")
-        prepared = source if isinstance(source, Source) else prepare_source(self.model, source, crop, self._paste_back)
-        if self._paste_back and prepared.paste is None:
-            raise InputError("source must hold its whole picture to be pasted back: prepare_source(paste_back=True)")
+        prepared = self._prepared(source, crop)
         with self._lock:
             self._engine.set_source(prepared)
             self._jobs.paste_into(prepared.paste if self._paste_back else None)
@@ -238,6 +234,43 @@ class Animator:
         """Animate with a motion template, from its first frame; yields arrays as ``step`` does."""
         self.reset()
         yield from self._overlapped(template.motions(), lambda motion: self._start_motion(motion, True), None)
+
+    def run_sources(self, frames: Iterable[tuple[Source, Motion]]) -> Iterator[Frame]:
+        """Animate sources that change from frame to frame, as a video's: each takes a motion of its own as it is.
+
+        Args:
+            frames: a source (batch 1) and the rotation, expression, translation and scale it gets, batch 1; the
+                options add the multiplier and stitching.
+
+        Yields:
+            Arrays as ``step`` gives.
+
+        Raises:
+            InputError: options other than relative and pose-friendly, in the region "all" and without retargeting; a
+                source as for ``set_source``; a motion as for ``step_motion``.
+        """
+        plain = MotionOptions(driving_multiplier=self._options.driving_multiplier, stitching=self._options.stitching)
+        if self._options != plain:
+            raise InputError(f"options must be MotionOptions() but for multiplier and stitching, got {self._options}")
+
+        def start(frame: tuple[Source, Motion]) -> Job:
+            source, motion = frame
+            with self._lock:
+                self.set_source(source)
+                self._engine.set_first(source.motion)  # from the source's own motion to the new one
+                return self._start_motion(motion, True)
+
+        return self._overlapped(frames, start, None)
+
+    def _prepared(self, source: Frame | Tensor | str | Path | Source, crop: SourceCrop | None) -> Source:
+        """A checked source of this animator's model."""
+        if not isinstance(source, Source):
+            return prepare_source(self.model, source, crop, self._paste_back)
+        if crop is not None:
+            raise InputError("crop: a prepared Source is cropped already; pass the crop to prepare_source")
+        if self._paste_back and source.paste is None:
+            raise InputError("source must hold its whole picture to be pasted back: prepare_source(paste_back=True)")
+        return source
 
     def _overlapped(self, items: Iterable[Item], start: Callable[[Item], Job], ahead: int | None) -> Iterator[Any]:
         if ahead is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lpkernels import ops
 from lpkernels.animate._graph import Call, GraphRecorder
 from lpkernels.animate._pinned import Lane
-from lpkernels.animate._plan import Buffers, FramePlan, make_path
+from lpkernels.animate._plan import Buffers, FramePlan, make_path, pack
 from lpkernels.animate.motion import Motion
 from lpkernels.animate.retarget import MotionOptions, convex_hull_multiplier
 from lpkernels.animate.source import Source
@@ -108,6 +108,12 @@ class FrameEngine:
     def reset(self) -> None:
         """The next frame is the first."""
         self._first_known = self._multiplier_known = False
+
+    def set_first(self, motion: Motion) -> None:
+        """Make a known motion, of batch 1, what relative motion counts from."""
+        with self._working():
+            self._buffers.first.copy_(pack(motion))
+        self._first_known, self._multiplier_known = True, False
 
     def plan_pictures(self, batch: int, height: int, width: int) -> FramePlan:
         """The plan for uint8 driving pictures (batch, height, width, 3), recorded where frames are."""

@@ -25,6 +25,7 @@ Box = tuple[int, int, int, int]
 Picture = TypeVar("Picture", Frame, Tensor)
 
 MAX_PIXELS = 100_000_000
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # No format whose reader starts another program (EPS) or opens other files.
 _READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -34,6 +35,11 @@ _WRITE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 def is_image_path(path: str | Path) -> bool:
     """Whether the name ends like a still picture's."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_video_path(path: str | Path) -> bool:
+    """Whether the name ends like a video's."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def load_image(path: str | Path) -> Frame:
@@ -119,7 +125,7 @@ def check_frame(name: str, frame: Frame | Tensor) -> None:
         raise ValueError(f"{name} must have at least one pixel, got shape {shape}")
 
 
-def crop(image: Frame, box: Box) -> Frame:
+def crop(image: Picture, box: Box) -> Picture:
     """Cut ``box`` (x, y, width, height in pixels) out of a picture; a view, nothing is copied.
 
     Raises:

@@ -48,6 +48,9 @@ def prepare_source(
     source: Frame | Tensor | str | Path,
     crop: SourceCrop | None = None,
     paste_back: bool = False,
+    *,
+    motion: Motion | None = None,
+    like: Source | None = None,
 ) -> Source:
     """Run F and M on a source picture.
 
@@ -59,6 +62,8 @@ def prepare_source(
         crop: a box x, y, width, height in pixels; a ``Crop``, which may be turned and may leave the picture; or
             ``"auto"``: around the largest face, found with the extra ``lpkernels[face]``.
         paste_back: keep the whole picture on the model's device, and the crop's mask warped into it.
+        motion: what M read in this picture and crop, where that is known.
+        like: a source of the same size and crop, whose warped mask is used again.
 
     Raises:
         InputError: the file cannot be read as a picture, the crop leaves it, or no face was found; with
@@ -66,32 +71,34 @@ def prepare_source(
         TypeError, ValueError: the array is not a picture.
     """
     picture = load_image(source) if isinstance(source, str | Path) else source
-    check_frame("source", picture)
-    pixels = picture.cpu().numpy() if isinstance(picture, Tensor) else picture
-    size = model.config.output_size
-    found = _crop(pixels, crop, size)
-    part: Frame | Tensor = pixels
-    if isinstance(found, Crop):
-        picture = to_batch("source", picture, model.device)[0]  # cropped there, and pasted into there
-        part = crop_picture(picture, found)
-    elif found is not None:
-        part = cut(pixels, found)
+    part, made = cut_out(model, picture, crop)
     image = network_input(model, "source", part)
-    motion = read_motion(model, image)
+    motion = read_motion(model, image) if motion is None else motion
     paste = None
     if paste_back:
-        box = found if found is not None else (0, 0, pixels.shape[1], pixels.shape[0])
-        made = box if isinstance(box, Crop) else crop_from_box(box, size)
-        paste = prepare_paste_back(picture, [made], size, model.device)
-    part = part.cpu().numpy() if isinstance(part, Tensor) else part
-    whole = pixels if paste_back else part
-    return Source(part, whole, model.extract_feature_3d(image), motion, source_keypoints(motion), paste)
+        again = None if like is None else like.paste
+        size = model.config.output_size
+        paste = prepare_paste_back(picture, [made], size, model.device) if again is None else again.moved(picture)
+    cropped = _array(part)
+    whole = _array(picture) if paste_back else cropped
+    return Source(cropped, whole, model.extract_feature_3d(image), motion, source_keypoints(motion), paste)
 
 
-def _crop(picture: Frame, crop: SourceCrop | None, size: int) -> Box | Crop | None:
-    """The crop asked for; the largest face's for "auto"."""
-    if not isinstance(crop, str):
-        return crop
-    if crop != "auto":
-        raise InputError(f"crop must be a box x, y, width, height, a Crop, or 'auto'; got {crop!r}")
-    return find_crops(picture, size)[0]
+def cut_out(model: PortraitModel[Any], picture: Frame | Tensor, crop: SourceCrop | None) -> tuple[Frame | Tensor, Crop]:
+    """The part of a picture that is animated, uint8 (H, W, 3), and its place; arguments as ``prepare_source``."""
+    check_frame("source", picture)
+    size = model.config.output_size
+    if isinstance(crop, str):
+        if crop != "auto":
+            raise InputError(f"crop must be a box x, y, width, height, a Crop, or 'auto'; got {crop!r}")
+        crop = find_crops(picture, size)[0]
+    if isinstance(crop, Crop):
+        return crop_picture(to_batch("source", picture, model.device)[0], crop), crop
+    if crop is None:
+        return picture, crop_from_box((0, 0, picture.shape[1], picture.shape[0]), size)
+    part: Frame | Tensor = cut(picture, crop)  # type: ignore[type-var]  # either of the two
+    return part, crop_from_box(crop, size)
+
+
+def _array(picture: Frame | Tensor) -> Frame:
+    return picture.cpu().numpy() if isinstance(picture, Tensor) else picture

@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("animate", help=text, description=text, epilog=_EPILOG)
     parser.set_defaults(run=run)
     files = parser.add_argument_group("files")
-    files.add_argument("-s", "--source", type=Path, required=True, help="picture with one face, filling most of it")
+    files.add_argument("-s", "--source", type=Path, required=True, help="picture or video with one face")
     files.add_argument(
         "-d", "--driving", type=Path, required=True, help="video, motion template (.pkl, .safetensors) or picture"
     )
@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     files.add_argument("--side-by-side", type=Path, metavar="FILE", help="also write all three pictures in one video")
     files.add_argument("--save-template", type=Path, metavar="FILE", help="also keep the driving motion (.safetensors)")
-    files.add_argument("--no-audio", action="store_true", help="leave out the driving clip's sound")
+    files.add_argument("--no-audio", action="store_true", help="leave out the sound")
     files.add_argument("--overwrite", action="store_true", help="replace output files that exist")
     files.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     add_model_options(parser)
@@ -104,13 +104,14 @@ def check_files(args: argparse.Namespace) -> None:
     from lpkernels.animate._files import existing_file
     from lpkernels.animate._outputs import Outputs
     from lpkernels.animate.face import check_face_finder
-    from lpkernels.animate.image import is_image_path
+    from lpkernels.animate.image import is_image_path, is_video_path
 
     if AUTO in (args.crop, args.driving_crop):
         check_face_finder()
     existing_file(args.source, "--source")
     existing_file(args.driving, "--driving")
-    outputs = Outputs(args.output, args.side_by_side, args.save_template, still=is_image_path(args.driving))
+    still = is_image_path(args.driving) and not is_video_path(args.source)
+    outputs = Outputs(args.output, args.side_by_side, args.save_template, still=still)
     outputs.check(args.source, args.driving)
     for path in (args.output, args.side_by_side, args.save_template):
         if path is not None and path.exists() and not args.overwrite:

@@ -311,7 +311,8 @@ def test_wrong_inputs_leave_nothing(animate: Animate, inputs: Path, tmp_path: Pa
         ({"driving": tmp_path / "empty.mp4"}, "empty.mp4 is empty"),
         ({"driving": tmp_path / "junk.mp4"}, "junk.mp4 is not a video"),
         ({"driving": tmp_path / "junk.pkl"}, "junk.pkl"),
-        ({"source": tmp_path / "junk.mp4"}, "junk.mp4 is not a picture"),
+        ({"source": tmp_path / "junk.mp4"}, "junk.mp4 is not a video"),
+        ({"source": tmp_path / "junk.pkl"}, "junk.pkl is not a picture"),
         ({"source": tmp_path / "missing.png"}, "missing.png does not exist"),
         ({"crop": (60, 0, 64, 64)}, "crop 60,0,64,64 leaves"),
         ({"driving_crop": (40, 0, 48, 48)}, "crop 40,0,48,48 leaves"),
@@ -401,7 +402,7 @@ def test_a_template_that_cannot_be_written_takes_the_video_along(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lpkernels.animate.pipeline.write_template", fail)
+    monkeypatch.setattr("lpkernels.animate._run.write_template", fail)
     with pytest.raises(OSError, match="No space"):
         animate(save_template=tmp_path / "motion.safetensors")
     assert names(tmp_path) == []
