@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lpkernels.animate.landmarks import Array
 from lpkernels.animate.motion import Motion, matmul
 from lpkernels.animate.retarget import MotionOptions, _taken_coordinates
 from lpkernels.animate.smoothing import nearest_rotation, smooth_signal
-from lpkernels.animate.source import Source, SourceCrop, cut_out, prepare_source
+from lpkernels.animate.source import OneCrop, Source, SourceCrop, cut_out, listed, prepare_source
 from lpkernels.animate.template import MotionTemplate
 from lpkernels.animate.video import VideoReader
 from lpkernels.errors import InputError
@@ -46,17 +46,21 @@ class SourceVideo:
         self, model: PortraitModel[Any], path: Path, crop: SourceCrop | None = None, paste_back: bool = False
     ) -> None:
         self.path = path
-        self._model, self._crop, self._paste_back = model, crop, paste_back
+        one: Sequence[OneCrop | None] = listed(crop)
+        if len(one) > 1 or (isinstance(crop, str) and crop == "all"):
+            raise InputError("crop: of a source video one face is animated; give one box, a Crop, or 'auto'")
+        self._crop = one[0]
+        self._model, self._paste_back = model, paste_back
         self._crops: list[Crop] = []
         with VideoReader(path) as reader:
             self.fps, self.frame_count = reader.fps, reader.frame_count
-            if crop != "auto":
-                cut_out(model, next(reader), crop)
+            if not self.follows_face:
+                cut_out(model, next(reader), self._crop)
 
     @property
     def follows_face(self) -> bool:
         """Whether ``follow`` has to be called first."""
-        return self._crop == "auto"
+        return isinstance(self._crop, str)
 
     def follow(self, step: Callable[[], None], count: int | None) -> None:
         """Find the face in each of at most ``count`` frames, and make the crops turn and move with it, smoothly.
@@ -101,7 +105,7 @@ class SourceVideo:
             )
             yield like
 
-    def _cropped(self, count: int | None) -> Iterator[tuple[Frame, SourceCrop | None]]:
+    def _cropped(self, count: int | None) -> Iterator[tuple[Frame, OneCrop | None]]:
         crops = itertools.chain(self._crops, itertools.repeat(self._crops[-1] if self._crops else self._crop))
         return zip(self._frames(count), crops, strict=False)
 

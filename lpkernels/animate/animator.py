@@ -45,7 +45,8 @@ class Animator:
         options: how driving motion moves the source; may be assigned later.
         crop: box of the source around the face: x, y, width, height in pixels; a ``Crop``, such as
             ``crop_from_landmarks`` gives; or ``"auto"``: around the largest face, found with the extra
-            ``lpkernels[face]``. Without it the whole picture is squeezed into a square.
+            ``lpkernels[face]``. Without it the whole picture is squeezed into a square. Several faces, animated as one
+            batch and pasted back: ``"all"``, or a list of boxes and crops.
         paste_back: answer with the whole picture, the animated crop in its place, rather than with the square alone.
         graph: record frames as CUDA graphs. None: where there is a GPU. Without, the same work is launched kernel by
             kernel: slower, for profiling with named ranges and for models that wait for the device.
@@ -70,6 +71,7 @@ class Animator:
         self._options = options if options is not None else MotionOptions()
         self._paste_back = paste_back
         self._source = self._prepared(source, crop)
+        self.check_source(self._source)
         self._engine = FrameEngine(model, self._options, self._source, graph=graph)
         self._jobs = Jobs(self._engine, model.config.output_size)
         self._jobs.paste_into(self._source.paste if paste_back else None)
@@ -150,13 +152,21 @@ class Animator:
 
         Raises:
             InputError, TypeError, ValueError: as for a new animator; a ``crop`` of a Source, which is cropped already;
-                a Source without its whole picture where crops are pasted back.
+                a Source without its whole picture where crops are pasted back; another number of faces.
         """
         prepared = self._prepared(source, crop)
+        self.check_source(prepared)
         with self._lock:
             self._engine.set_source(prepared)
             self._jobs.paste_into(prepared.paste if self._paste_back else None)
             self._source = prepared
+
+    def check_source(self, source: Source) -> None:
+        """Raise InputError unless ``set_source`` would take a prepared source."""
+        if self._paste_back and source.paste is None:
+            raise InputError("source must hold its whole picture to be pasted back: prepare_source(paste_back=True)")
+        if source.faces != self._source.faces:
+            raise InputError(f"source must have {self._source.faces} faces, as the one before; got {source.faces}")
 
     def reset(self) -> None:
         """Forget the first driving frame: the next one becomes the reference of relative motion."""
@@ -186,10 +196,15 @@ class Animator:
             return picture
 
     def step_batch(self, frames: Picture, eye_ratio: float | None = None, lip_ratio: float | None = None) -> Picture:
-        """Animate consecutive driving frames at once: (B, h, w, 3) to (B, H, W, 3); otherwise as ``step``."""
+        """Animate consecutive driving frames at once: (B, h, w, 3) to (B, H, W, 3); otherwise as ``step``.
+
+        A source of several faces takes one frame at a time: InputError for more.
+        """
         if isinstance(frames, np.ndarray | Tensor) and (frames.ndim != 4 or len(frames) == 0):
             raise ValueError(f"frames must have shape (batch, height, width, 3), RGB, got {tuple(frames.shape)}")
         check_frame("frames", frames[0] if isinstance(frames, np.ndarray | Tensor) else frames)
+        if len(frames) > 1 and self._source.faces > 1:
+            raise InputError(f"frames must be one frame for a source of several faces, got {len(frames)}")
         with trace.range("frame", "frame", batch=len(frames)):
             pictures: Picture = self._finish(self._start(frames, eye_ratio, lip_ratio))
             return pictures
@@ -263,13 +278,11 @@ class Animator:
         return self._overlapped(frames, start, None)
 
     def _prepared(self, source: Frame | Tensor | str | Path | Source, crop: SourceCrop | None) -> Source:
-        """A checked source of this animator's model."""
+        """A source of this animator's model."""
         if not isinstance(source, Source):
             return prepare_source(self.model, source, crop, self._paste_back)
         if crop is not None:
             raise InputError("crop: a prepared Source is cropped already; pass the crop to prepare_source")
-        if self._paste_back and source.paste is None:
-            raise InputError("source must hold its whole picture to be pasted back: prepare_source(paste_back=True)")
         return source
 
     def _overlapped(self, items: Iterable[Item], start: Callable[[Item], Job], ahead: int | None) -> Iterator[Any]:
@@ -293,7 +306,7 @@ class Animator:
     def _start_motion(
         self, motion: Motion, to_host: bool, eye_ratio: float | None = None, lip_ratio: float | None = None
     ) -> Job:
-        expected = tuple(self._source.motion.exp.shape)
+        expected = (1, *self._source.motion.exp.shape[1:])
         if tuple(motion.exp.shape) != expected:
             raise InputError(f"the driving motion's exp must have shape {expected}, got {tuple(motion.exp.shape)}")
         self._options.check_ratios(eye_ratio, lip_ratio)

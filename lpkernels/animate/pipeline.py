@@ -71,7 +71,7 @@ def animate_file(
         options: how driving motion moves the source.
         crop, driving_crop: boxes around the face, x, y, width, height in pixels; the whole picture without. Of the
             source also a ``Crop``. ``"auto"``: around the largest face (extra ``lpkernels[face]``), in a driving clip
-            one box for all of it.
+            one box for all of it. Several faces of a source picture, with ``paste_back``: ``"all"``, or a list.
         paste_back: write the whole source picture, the animated crop in its place, rather than the square alone. A
             video's sides must be even: of a picture with an odd one, its last row or column is repeated.
         smooth: take jitter out of the driving motion; a video is then read twice, and its frames count twice in

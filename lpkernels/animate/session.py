@@ -153,21 +153,20 @@ class Session:
                 replaced; if it is being animated it stays until the next ``switch_source``.
 
         Raises:
-            InputError: the picture cannot be read, or the crop leaves it or comes with a prepared Source; or such a
-                Source lacks its whole picture, and the animator pastes back.
+            InputError: the picture cannot be read, or the crop leaves it or comes with a prepared Source; or the
+                animator takes no such source, see ``Animator.set_source``.
             TypeError, ValueError: the array is not a picture.
         """
         if isinstance(source, Source):
             if crop is not None:
                 raise InputError("crop: a prepared Source is cropped already; pass the crop to prepare_source")
-            if self._animator.paste_back and source.paste is None:
-                raise InputError("source must hold its whole picture: prepare_source(paste_back=True)")
             prepared = source
         else:
             model = self._animator.model
             prepared = prepare_source(model, source, crop, self._animator.paste_back)
             if model.device.type == "cuda":  # the worker reads it on another stream
                 torch.cuda.current_stream(model.device).synchronize()
+        self._animator.check_source(prepared)
         with self._sources_lock:
             self._sources[name] = prepared
 

@@ -12,12 +12,14 @@ from lpkernels.errors import InputError
 
 if TYPE_CHECKING:
     from lpkernels.animate.retarget import MotionOptions
+    from lpkernels.animate.source import SourceCrop
 
 _EPILOG = """\
 examples:
   lpkernels animate -s portrait.jpg -d clip.mp4 -o out.mp4 --weights pretrained_weights
   lpkernels animate -s portrait.jpg -d talking.pkl -o out.mp4 --weights KwaiVGI/LivePortrait --region exp
   lpkernels animate -s group.jpg --crop 420,80,512,512 -d clip.mp4 -o out.mp4 --weights pretrained_weights --paste-back
+  lpkernels animate -s group.jpg --faces all -d clip.mp4 -o out.mp4 --weights pretrained_weights
   lpkernels animate -s photo.jpg --crop auto --paste-back -d clip.mp4 --driving-crop auto -o out.mp4 --weights DIR
   lpkernels animate -s portrait.jpg -d clip.mp4 -o out.mp4 --random-weights 0 --config small
 """
@@ -50,7 +52,16 @@ def _add_framing(parser: argparse.ArgumentParser) -> None:
     text = "Without a box the whole picture is squeezed into a square. 'auto' finds the largest face (lpkernels[face])."
     group = parser.add_argument_group("framing", text)
     text = "X,Y,W,H|auto"
-    group.add_argument("--crop", type=face_box, metavar=text, help="box of the source around the face")
+    group.add_argument(
+        "--crop",
+        type=face_box,
+        metavar=text,
+        action="append",
+        help="box of the source around the face; again for further faces of one picture, all pasted back",
+    )
+    group.add_argument(
+        "--faces", choices=("largest", "all"), help="find faces in the source; all: each is animated and pasted back"
+    )
     group.add_argument("--driving-crop", type=face_box, metavar=text, help="box of every driving frame around the face")
     group.add_argument(
         "--paste-back",
@@ -99,6 +110,20 @@ def motion_options(args: argparse.Namespace) -> MotionOptions:
     )
 
 
+def source_crop(args: argparse.Namespace) -> SourceCrop | None:
+    """What the command line says about the source's faces; raises InputError where it says two things."""
+    boxes = [box for box in args.crop or [] if box != AUTO]
+    if AUTO in (args.crop or []) and (boxes or len(args.crop) > 1):
+        raise InputError("--crop auto is the largest face alone: leave the other --crop out, or pass --faces all")
+    if args.faces is not None and boxes:
+        raise InputError("--faces finds the faces itself: leave --crop out")
+    if args.faces == "all":
+        return "all"
+    if args.faces == "largest" or args.crop == [AUTO]:
+        return "auto"
+    return boxes if len(boxes) > 1 else boxes[0] if boxes else None
+
+
 def check_files(args: argparse.Namespace) -> None:
     """Answer for every path before weights are read: inputs exist, outputs can be written and replace nothing."""
     from lpkernels.animate._files import existing_file
@@ -106,7 +131,7 @@ def check_files(args: argparse.Namespace) -> None:
     from lpkernels.animate.face import check_face_finder
     from lpkernels.animate.image import is_image_path, is_video_path
 
-    if AUTO in (args.crop, args.driving_crop):
+    if isinstance(source_crop(args), str) or args.driving_crop == AUTO:
         check_face_finder()
     existing_file(args.source, "--source")
     existing_file(args.driving, "--driving")
@@ -121,6 +146,7 @@ def check_files(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Animate, and print what was written."""
     check_files(args)
+    crop = source_crop(args)
     options = motion_options(args)
     model = load_model(args)
 
@@ -133,9 +159,9 @@ def run(args: argparse.Namespace) -> int:
             args.driving,
             args.output,
             options=options,
-            crop=args.crop,
+            crop=crop,
             driving_crop=args.driving_crop,
-            paste_back=args.paste_back,
+            paste_back=args.paste_back or crop == "all" or isinstance(crop, list),
             smooth=args.smooth,
             eye_ratio=args.eye_ratio,
             lip_ratio=args.lip_ratio,

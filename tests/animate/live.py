@@ -58,6 +58,8 @@ class FakeAnimator:
         picture[-1, -1] = ord(self.source[0])
         return picture
 
+    def check_source(self, source: Any) -> None: ...
+
     def set_source(self, source: Any) -> None:
         self.begun.put(source)
         self.source = source

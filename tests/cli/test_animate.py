@@ -128,6 +128,43 @@ def test_faces_are_found(command, tmp_path):
     assert [frame.shape for frame in frames(tmp_path / "out.mp4")] == [(210, 290, 3)] * 3
 
 
+def test_several_boxes_are_pasted_back(command, sample, tmp_path):
+    assert command("-q", "--crop", "0,0,32,40", "--crop", "32,10,32,40") == 0
+    whole = load_image(sample[0]).astype(int)
+    first = frames(tmp_path / "out.mp4")[0]
+    assert first.shape == whole.shape
+    assert np.abs(first - whole)[8:32, 8:24].mean() > 10
+    assert np.abs(first - whole)[18:42, 40:56].mean() > 10
+
+
+@pytest.mark.parametrize(
+    ("argv", "crop"),
+    [
+        ((), None),
+        (("--crop", "auto"), "auto"),
+        (("--faces", "largest"), "auto"),
+        (("--faces", "all"), "all"),
+        (("--faces", "all", "--crop", "auto"), "all"),
+        (("--crop", "1,2,3,4"), (1, 2, 3, 4)),
+        (("--crop", "1,2,3,4", "--crop", "5,6,7,8"), [(1, 2, 3, 4), (5, 6, 7, 8)]),
+    ],
+)
+def test_what_faces_are_meant(argv, crop):
+    assert animate.source_crop(parse(*argv)) == crop
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (("--crop", "auto", "--crop", "1,2,3,4"), "--crop auto is the largest face alone"),
+        (("--crop", "auto", "--crop", "auto"), "--faces all"),
+        (("--crop", "1,2,3,4", "--faces", "all"), "--faces finds the faces itself"),
+    ],
+)
+def test_faces_meant_twice(command, capsys, argv, word):
+    refused(capsys, command(*argv), 2, word)
+
+
 @pytest.mark.parametrize("option", ["--crop", "--driving-crop"])
 def test_without_the_extra_face_the_command_is_named(command, capsys, monkeypatch, option):
     monkeypatch.setattr("lpkernels.animate._mtcnn.importlib.util.find_spec", lambda name: None)
