@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lpkernels import trace
+from lpkernels import _checks, trace
 from lpkernels.animate._jobs import Item, Job, Jobs, overlapped
 from lpkernels.animate.engine import FrameEngine, Rows
 from lpkernels.animate.image import Frame, Picture, check_frame
@@ -136,7 +136,8 @@ class Animator:
             InputError: a side under one pixel.
             LpkernelsError: the frame cannot be recorded.
         """
-        height, width = size if size is not None else (self.model.config.image_size,) * 2
+        given = size if size is not None else (self.model.config.image_size,) * 2
+        height, width = _checks.integers("size", given, "height", "width")
         if min(height, width) < 1:
             raise InputError(f"size must be a height and width of at least 1, got {size}")
         with self._lock:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from lpkernels import _checks
 from lpkernels.animate._files import existing_file, reason, replacing
 from lpkernels.errors import InputError, LpkernelsError
 
@@ -129,11 +130,9 @@ def crop(image: Picture, box: Box) -> Picture:
     """Cut ``box`` (x, y, width, height in pixels) out of a picture; a view, nothing is copied.
 
     Raises:
-        InputError: the box is empty or leaves the picture.
+        InputError: no box of whole pixels, or it leaves the picture.
     """
-    x, y, width, height = box
-    if width < 1 or height < 1:
-        raise InputError(f"crop {x},{y},{width},{height} is empty: width and height must be at least 1")
+    x, y, width, height = check_box(box)
     rows, columns = image.shape[:2]
     if x < 0 or y < 0 or x + width > columns or y + height > rows:
         raise InputError(f"crop {x},{y},{width},{height} leaves the picture, which is {columns}x{rows} (x,y,w,h)")
@@ -144,9 +143,9 @@ def crop_padded(image: Frame, box: Box) -> Frame:
     """``crop`` for a box that may leave the picture: black there.
 
     Raises:
-        InputError: the box is empty, or holds no pixel of the picture.
+        InputError: no box of whole pixels, or it holds none of the picture.
     """
-    x, y, width, height = box
+    x, y, width, height = check_box(box)
     rows, columns = image.shape[:2]
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, columns), min(y + height, rows)
     if right <= left or bottom <= top:
@@ -156,6 +155,14 @@ def crop_padded(image: Frame, box: Box) -> Frame:
     padded = np.zeros((height, width, 3), np.uint8)
     padded[top - y : bottom - y, left - x : right - x] = image[top:bottom, left:right]
     return padded
+
+
+def check_box(box: Box) -> Box:
+    """The box as plain numbers; InputError unless it is x, y, width, height in whole pixels, the last two positive."""
+    x, y, width, height = _checks.integers("crop", box, "x", "y", "width", "height")
+    if width < 1 or height < 1:
+        raise InputError(f"crop {x},{y},{width},{height} is empty: width and height must be at least 1")
+    return x, y, width, height
 
 
 def to_batch(name: str, frame: Frame | Tensor, device: torch.device) -> Tensor:

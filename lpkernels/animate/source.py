@@ -14,7 +14,7 @@ from torch import Tensor
 from lpkernels.animate.crop import Crop, crop_from_box, crop_picture
 from lpkernels.animate.extract import network_input, read_motion
 from lpkernels.animate.face import find_crops
-from lpkernels.animate.image import Box, Frame, check_frame, load_image, to_batch
+from lpkernels.animate.image import Box, Frame, check_box, check_frame, load_image, to_batch
 from lpkernels.animate.image import crop as cut
 from lpkernels.animate.motion import Motion, source_keypoints
 from lpkernels.animate.paste import PasteBack, prepare_paste_back
@@ -121,13 +121,19 @@ def listed(crop: SourceCrop | None) -> Sequence[Any]:
     """One crop or several, each for ``cut_out``.
 
     Raises:
-        InputError: an empty list.
+        InputError: an empty list, or something in it that is neither box nor ``Crop``.
     """
     if crop is None or isinstance(crop, str | Crop) or not isinstance(crop, Sequence):
         return [crop]
     if not crop:
         raise InputError("crop must hold at least one crop, got none")
-    return [crop] if isinstance(crop[0], Real) else list(crop)
+    if isinstance(crop[0], Real):
+        return [crop]
+    several: list[Any] = list(crop)
+    for one in several:
+        if not isinstance(one, Crop):
+            check_box(one)
+    return several
 
 
 def _is(crop: object, word: str) -> bool:
