@@ -15,7 +15,7 @@ from lpkernels.cli import INTERRUPTED, OK
 from lpkernels.cli._live_outputs import Preview, VirtualCamera, check_virtual_camera, open_preview
 from lpkernels.cli._live_report import Memory, Status, summary, write_report
 from lpkernels.cli.animate import motion_options
-from lpkernels.cli.options import AUTO, add_model_options, choose_engine, face_box, load_model, numbers
+from lpkernels.cli.options import AUTO, add_model_options, choose_engine, face_box, load_model
 from lpkernels.errors import InputError, LpkernelsError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ keys in the window: r takes the present face as the neutral one, 1 to 9 choose a
 
 examples:
   lpkernels live -s portrait.jpg --camera 0 --weights pretrained_weights
+  lpkernels live -s photo.jpg --crop auto --paste-back --camera 0 --driving-crop auto --weights pretrained_weights
   lpkernels live -s portrait.jpg --camera 0 --virtual-camera --no-window --weights pretrained_weights
   lpkernels live -s a.jpg -s b.jpg --camera rtsp://host/cam --driving-crop 420,80,512,512 --weights pretrained_weights
   lpkernels live -s portrait.jpg --camera clip.mp4 --loop --seconds 600 --no-window --stats out.json --random-weights 0
@@ -72,7 +73,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _add_motion(parser: argparse.ArgumentParser) -> None:
-    box = numbers(4, int, "x,y,w,h in whole pixels")
     group = parser.add_argument_group("framing and motion", "What is not boxed is squeezed into a square as a whole.")
     group.add_argument(
         "--crop",
@@ -80,7 +80,12 @@ def _add_motion(parser: argparse.ArgumentParser) -> None:
         metavar="X,Y,W,H|auto",
         help="box of the source (of a single one) around the face; auto: each source's largest face (lpkernels[face])",
     )
-    group.add_argument("--driving-crop", type=box, metavar="X,Y,W,H", help="box of every camera frame around the face")
+    group.add_argument(
+        "--driving-crop",
+        type=face_box,
+        metavar="X,Y,W,H|auto",
+        help="box of every camera frame around the face; auto: around the face in the first frame",
+    )
     group.add_argument("--paste-back", action="store_true", help="show the whole source picture, the face in its place")
     group.add_argument("--absolute", action="store_true", help="take the driving motion itself, not its change")
     group.add_argument("--region", choices=("all", "exp", "pose", "lip", "eyes"), default="all", help="what may move")
@@ -148,7 +153,7 @@ def _check(args: argparse.Namespace) -> None:
 
     for path in args.source:
         existing_file(path, "--source")
-    if args.crop == AUTO:
+    if AUTO in (args.crop, args.driving_crop):
         check_face_finder()
     if len(args.source) > 1 and args.crop not in (None, AUTO):
         raise InputError("--crop is the box of one source; cut the pictures yourself where there are several")

@@ -122,6 +122,12 @@ def test_whole_pictures_are_shown(command, sample, tmp_path, monkeypatch):
     assert json.loads(report.read_text())["frame_size"] == [width, height]
 
 
+@pytest.mark.parametrize("option", ["--crop", "--driving-crop"])
+def test_without_the_extra_face_the_command_is_named(command, capsys, monkeypatch, option):
+    monkeypatch.setattr("lpkernels.animate._mtcnn.importlib.util.find_spec", lambda name: None)
+    refused(capsys, command(option, "auto"), 2, "pip install 'lpkernels[face]'")
+
+
 def test_a_virtual_camera_has_one_size(command, sample, capsys):
     refused(capsys, command("--virtual-camera", "--paste-back", "-s", sample[0]), 2, "--virtual-camera", "one --source")
 
