@@ -42,7 +42,7 @@ class Face(NamedTuple):
 
 
 def find(picture: Tensor) -> list[Face]:
-    """The faces in a uint8 (H, W, 3) RGB picture, on its device; in no order.
+    """The faces in a uint8 (H, W, 3) RGB picture on any device, computed on the CPU; in no order.
 
     Raises:
         InputError: the package with the weights is not installed.
@@ -184,7 +184,7 @@ def check_installed() -> None:
 def _weights(name: str) -> Layers:
     """A network's tensors in PyTorch's layout."""
     folder = _folder()
-    import joblib
+    import joblib  # it unpickles: the wheel is trusted as the code of any package is
 
     return tuple(_layout(np.asarray(array, dtype=np.float32)) for array in joblib.load(folder / f"{name}.lz4"))
 

@@ -47,7 +47,7 @@ class SourceVideo:
     ) -> None:
         self.path = path
         one: Sequence[OneCrop | None] = listed(crop)
-        if len(one) > 1 or (isinstance(crop, str) and crop == "all"):
+        if len(one) > 1 or (isinstance(crop, str) and crop != "auto"):
             raise InputError("crop: of a source video one face is animated; give one box, a Crop, or 'auto'")
         self._crop = one[0]
         self._model, self._paste_back = model, paste_back

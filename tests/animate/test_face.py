@@ -98,6 +98,19 @@ def test_faces_at_the_border_do_not_end_it() -> None:
             assert np.isfinite(crop.M_o2c).all()
 
 
+@pytest.mark.parametrize(
+    "edges", [(-30, -40, -10, -20), (70, 3, 90, 23), (2, 70, 9, 77), (-9, -9, 80, 80), (3, 3, 3, 3)]
+)
+def test_candidates_outside_the_picture_are_grey(edges: tuple[float, ...]) -> None:
+    pixels = torch.ones(1, 3, 50, 60)
+    patch = _mtcnn._patches(pixels, torch.tensor([[*edges, 0.9]]), 24)
+    assert patch.shape == (1, 3, 24, 24)
+    left, top, right, bottom = edges
+    covered = max(0, min(right, 60) - max(left, 0)) * max(0, min(bottom, 50) - max(top, 0))
+    share = covered / ((right - left) * (bottom - top)) if right > left else 1.0
+    assert float(patch.mean()) == pytest.approx(share, abs=0.02)
+
+
 @needs_extra
 def test_one_box_for_a_clip(tmp_path: Path) -> None:
     frames = [framed(frame, 200, 60, (400, 640)) for frame in driving_frames(6, 300)]

@@ -206,6 +206,7 @@ def test_one_picture_drives_the_whole_video(model: LivePortrait, files: Path, tm
         ({"options": MotionOptions(driving_option="expression-friendly")}, "'expression-friendly' is for a source"),
         ({"options": MotionOptions(lip_retargeting=True, source_lip_ratio=0.1)}, "retargeting are for a source"),
         ({"crop": (60, 3, 64, 64)}, "crop 60,3,64,64 leaves the picture, which is 90x70"),
+        ({"crop": "face"}, "of a source video one face is animated"),
         ({"output": "out.png"}, r"must end in \.mp4"),
     ],
 )
