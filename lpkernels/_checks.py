@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import operator
+import reprlib
 from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from lpkernels.errors import InputError
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -50,3 +57,27 @@ def same_dtype(first_name: str, first: Tensor, **others: Tensor) -> None:
     for name, tensor in others.items():
         if tensor.dtype != first.dtype:
             raise TypeError(f"{name} must have the dtype of {first_name}, {first.dtype}; got {tensor.dtype}")
+
+
+def integers(name: str, values: Any, *parts: str) -> tuple[int, ...]:
+    """``values`` as whole numbers, one for each of ``parts``, which say what they are; else raise InputError."""
+    try:
+        if any(isinstance(value, bool) for value in values):
+            raise TypeError
+        numbers = tuple(operator.index(value) for value in values)
+    except TypeError:
+        numbers = ()
+    if len(numbers) != len(parts):
+        given = values[0] if len(parts) == 1 else values
+        raise InputError(f"{name} must be {', '.join(parts)} in whole pixels, got {shown(given)}")
+    return numbers
+
+
+def is_finite(value: object) -> bool:
+    """Whether ``value`` is a number, neither infinite nor NaN."""
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def shown(value: object) -> str:
+    """A short word for what came, on one line."""
+    return " ".join(reprlib.repr(value).split())

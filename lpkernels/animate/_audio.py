@@ -56,6 +56,15 @@ class AudioTrack:
             raise InputError(f"the audio of {path} is in a format that cannot be decoded; leave the audio out")
         return cls(path, container)
 
+    @classmethod
+    def is_in(cls, path: str | Path) -> bool:
+        """Whether ``of`` gives a track; raises as it does."""
+        track = cls.of(path)
+        if track is None:
+            return False
+        track.close()
+        return True
+
     def attach(self, output: Any) -> None:
         """Add the audio stream to ``output``; call before the first packet is written there."""
         self._output = output

@@ -7,17 +7,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import av
 
 from lpkernels.animate._files import reason
-from lpkernels.animate.image import MAX_PIXELS, Box, Frame, crop
+from lpkernels.animate.face import find_driving_box
+from lpkernels.animate.image import MAX_PIXELS, Box, Frame, crop, crop_padded
 from lpkernels.animate.video import VideoReader, _upright
 from lpkernels.errors import InputError, LpkernelsError
 
 PATIENCE = 10.0  # seconds without a picture before a camera counts as lost
 _NAP = 0.002
+_LOOKED_AT = 90  # frames in which a face is looked for
 _USUAL_FPS = 30.0
 _FORMATS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
@@ -45,7 +47,7 @@ class Camera(Protocol):
 def open_camera(
     name: str,
     *,
-    box: Box | None = None,
+    box: Box | Literal["auto"] | None = None,
     loop: bool = False,
     size: tuple[int, int] | None = None,
     fps: float | None = None,
@@ -55,13 +57,14 @@ def open_camera(
     Args:
         name: the number of a camera (V4L2, AVFoundation, DirectShow), a V4L2 device's path, a DirectShow device as
             ``video=NAME``, a URL, or the path of a video file.
-        box: x, y, width, height of the face in every frame, in pixels; the whole frame without.
+        box: x, y, width, height of the face in every frame, in pixels; the whole frame without. ``"auto"``: around the
+            largest face in the first frame that has one, black where that leaves the picture.
         loop: begin a file again at its end.
         size, fps: (width, height) and rate to ask a camera for.
 
     Raises:
-        InputError: there is no such camera or file, it is no video, ``box`` leaves its pictures, or an option does not
-            go with it.
+        InputError: there is no such camera or file, it is no video, ``box`` leaves its pictures, there is no face in
+            its first frames, or an option does not go with it.
         LpkernelsError: the camera or stream gives no picture.
     """
     device = _device(name)
@@ -77,10 +80,22 @@ def open_camera(
     if box is None:
         return camera
     try:
-        return _Cropped(camera, box)
+        return _Cropped(camera, _face_box(name, camera) if box == "auto" else box, padded=box == "auto")
     except BaseException:
         camera.close()
         raise
+
+
+def _face_box(name: str, camera: Camera) -> Box:
+    """The box around the largest face in the first frame that has one; a file begins anew afterwards."""
+    for _ in range(_LOOKED_AT):
+        frame = camera.read()
+        box = None if frame is None else find_driving_box([frame])
+        if box is not None:
+            if isinstance(camera, _Clip):
+                camera.rewind()
+            return box
+    raise InputError(f"no face was found in the first frames of camera {name}; give a box as driving crop, x,y,w,h")
 
 
 def _is_url(name: str) -> bool:
@@ -141,10 +156,14 @@ class _Clip:
     def read(self) -> Frame | None:
         frame = next(self._reader, None)
         if frame is None and self._loop:
-            self._reader.close()
-            self._reader = VideoReader(self._name)
+            self.rewind()
             frame = next(self._reader, None)
         return frame
+
+    def rewind(self) -> None:
+        """Begin again at the first frame."""
+        self._reader.close()
+        self._reader = VideoReader(self._name)
 
     def close(self) -> None:
         self._reader.close()
@@ -211,10 +230,11 @@ class _Stream:
 class _Cropped:
     """The same box of every frame."""
 
-    def __init__(self, camera: Camera, box: Box) -> None:
-        self._camera, self._box = camera, box
+    def __init__(self, camera: Camera, box: Box, padded: bool) -> None:
+        self._camera, self._box, self._cut = camera, box, crop_padded if padded else crop
         x, y, width, height = box
-        if width < 1 or height < 1 or min(x, y) < 0 or x + width > camera.size[0] or y + height > camera.size[1]:
+        outside = min(x, y) < 0 or x + width > camera.size[0] or y + height > camera.size[1]
+        if width < 1 or height < 1 or (outside and not padded):
             raise InputError(
                 f"driving crop {x},{y},{width},{height} leaves the frames, {'x'.join(map(str, camera.size))}"
             )
@@ -222,7 +242,7 @@ class _Cropped:
 
     def read(self) -> Frame | None:
         frame = self._camera.read()
-        return None if frame is None else crop(frame, self._box)
+        return None if frame is None else self._cut(frame, self._box)
 
     def close(self) -> None:
         self._camera.close()

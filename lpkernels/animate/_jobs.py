@@ -15,12 +15,13 @@ from lpkernels.animate._plan import FramePlan, pack
 from lpkernels.animate.engine import FrameEngine, Rows
 from lpkernels.animate.image import Frame
 from lpkernels.animate.motion import Motion
+from lpkernels.animate.paste import PasteBack
 
 Item = TypeVar("Item")
 
 
 class Job(NamedTuple):
-    """A frame that was started: how to get its pictures (B, S, S, 3), once, and what drove it."""
+    """A frame that was started: how to get its pictures (B, H, W, 3), once, and what drove it."""
 
     result: Callable[[], Any]
     driving: Motion | Rows | None
@@ -32,6 +33,16 @@ class Jobs:
     def __init__(self, engine: FrameEngine, output_size: int) -> None:
         self._engine, self._lane, self._side = engine, engine.lane, output_size
         self._copies = make_copies(engine.lane)
+        self._paste: PasteBack | None = None
+        self._canvas: Tensor | None = None
+
+    def paste_into(self, paste: PasteBack | None) -> None:
+        """Put what the engine draws from now on into a picture; None: leave it as it is."""
+        with self._lane.joined():
+            self._paste, self._canvas = paste, None
+        if paste is not None and self._lane.stream is not None:
+            for tensor in paste.tensors():
+                tensor.record_stream(self._lane.stream)
 
     def pictures(self, frames: Frame | Tensor, eye_ratio: float | None, lip_ratio: float | None) -> Job:
         """uint8 (B, H, W, 3); the answer is an array for an array, else a tensor on the engine's device."""
@@ -70,19 +81,35 @@ class Jobs:
         return job._replace(driving=motion)
 
     def _to_host(self, plan: FramePlan) -> Job:
-        return Job(self._copies.download(plan.output).result, self._engine.rows())
+        return Job(self._copies.download(self._pasted(plan.output)).result, self._engine.rows())
 
     def _to_tensor(
         self, plan: FramePlan, fill: Callable[[], None], eye_ratio: float | None, lip_ratio: float | None
     ) -> Job:
         """Run, in order with the caller's stream, on which the answer's memory is made."""
-        shape = (plan.inputs.shape[0], self._side, self._side, 3)
+        batch, paste = plan.inputs.shape[0], self._paste
+        shape = (batch, self._side, self._side, 3) if paste is None else paste.shape(batch)
         pictures = torch.empty(shape, dtype=torch.uint8, device=plan.inputs.device)
         with self._lane.joined():
             fill()
             self._engine.run(plan, eye_ratio, lip_ratio)
-            pictures.copy_(plan.output)
+            if paste is None:
+                pictures.copy_(plan.output)
+            else:
+                paste.new(plan.output, pictures)
         return Job(lambda: pictures, self._engine.rows())
+
+    def _pasted(self, images: Tensor) -> Tensor:
+        """The whole pictures where crops are pasted back; valid until the lane's next frame, on the CPU for good."""
+        if self._paste is None:
+            return images
+        if self._lane.stream is None:  # what is downloaded there is this memory itself
+            return self._paste.new(images)
+        with self._lane.inside():
+            if self._canvas is None or self._canvas.shape != self._paste.shape(len(images)):
+                self._canvas = self._paste.canvas(len(images))
+            self._paste.onto(images, self._canvas)
+        return self._canvas
 
 
 def overlapped(

@@ -46,10 +46,15 @@ class Outputs:
             PendingFile(path).discard()
 
     @contextmanager
-    def open(self, fps: Fraction | float, size: int, source: Frame, audio_from: Path | None) -> Iterator[Writer]:
-        """A writer of square frames of side ``size``; the files get their names when the block ends well."""
+    def open(
+        self, fps: Fraction | float, size: tuple[int, int], panel: int, source: Frame, audio_from: Path | None
+    ) -> Iterator[Writer]:
+        """A writer of frames of ``size`` (width, height), and of rows that are ``panel`` pixels high.
+
+        The files get their names when the block ends well.
+        """
         with ExitStack() as stack:
-            yield Writer(self, stack, fps, size, source, audio_from)
+            yield Writer(self, stack, fps, size, panel, source, audio_from)
 
 
 class Writer:
@@ -60,30 +65,30 @@ class Writer:
         outputs: Outputs,
         stack: ExitStack,
         fps: Fraction | float,
-        size: int,
+        size: tuple[int, int],
+        panel: int,
         source: Frame,
         audio_from: Path | None,
     ) -> None:
         self._outputs, self._stack, self._fps = outputs, stack, fps
         self._audio_from = audio_from
         self._source = source
-        self._panels = SideBySide(size)
+        self._panels = SideBySide(panel)
         self._side: VideoWriter | None = None
         self._animated: VideoWriter | None = None
         if not outputs.still:
-            self._animated = stack.enter_context(
-                VideoWriter(outputs.animated, fps, (size, size), audio_from=audio_from)
-            )
+            self._animated = stack.enter_context(VideoWriter(outputs.animated, fps, size, audio_from=audio_from))
 
-    def write(self, driving: Frame | None, animated: Frame) -> None:
-        """Append a frame; ``driving`` is None where a template drives."""
+    def write(self, driving: Frame | None, animated: Frame, source: Frame | None = None) -> None:
+        """Append a frame; ``driving`` is None where a template drives, ``source`` None where it is the same as ever."""
         if self._animated is None:
             save_image(self._outputs.animated, animated)
         else:
             self._animated.write(animated)
         if self._outputs.side_by_side is None:
             return
-        row = (self._source, animated) if driving is None else (driving, self._source, animated)
+        source = self._source if source is None else source
+        row = (source, animated) if driving is None else (driving, source, animated)
         joined = self._panels.join(*row)
         if self._outputs.still:
             save_image(self._outputs.side_by_side, joined)

@@ -51,9 +51,9 @@ class Buffers:
     """What every frame reads; written in place, so that recorded frames find it.
 
     Attributes:
-        keypoints, warp: the source, for the keypoint path and for the warping module, batch 1.
+        keypoints, warp: the source, for the keypoint path and for the warping module, batch N: its faces.
         first: the first driving frame's packed motion, (1, 3K + 13).
-        multiplier: of expression-friendly motion, (1,).
+        multiplier: of expression-friendly motion, (N,).
         eye_ratio, lip_ratio: openings wanted, (1,).
     """
 
@@ -72,8 +72,8 @@ class Buffers:
         return cls(
             SourceKeypoints(keypoints.kp.clone(), keypoints.x_s.clone(), keypoints.motion.clone()),
             dataclasses.replace(warp, **own),  # type: ignore[type-var]
-            first=keypoints.motion.clone(),
-            multiplier=torch.ones(1, device=model.device),
+            first=keypoints.motion[:1].clone(),
+            multiplier=torch.ones(source.faces, device=model.device),
             eye_ratio=torch.zeros(1, device=model.device),
             lip_ratio=torch.zeros(1, device=model.device),
         )
@@ -89,13 +89,15 @@ class Buffers:
 class FramePlan:
     """One frame (or a batch) of one input size: driving pictures, or packed motions, to animated pictures.
 
+    One frame drives all faces of a source at once; a source of one face takes any number.
+
     ``run`` makes new answers at each call. Recorded, it writes into those of the recording.
 
     Attributes:
         inputs: uint8 (B, H, W, 3), or packed motions (B, 3K + 13); to be filled before each run.
         heads: M's raw heads (B, 6K + 3 bins + 4), or ``inputs``.
-        motion: the driving motion, packed (B, 3K + 13).
-        output: uint8 (B, S, S, 3).
+        motion: the driving motion, packed (B, 3K + 13); of N faces N times the one.
+        output: uint8 (B, S, S, 3), or (N, S, S, 3) of N faces.
         replay: what stands for ``run`` once that is recorded.
     """
 
@@ -125,9 +127,10 @@ class FramePlan:
     def move(self) -> None:
         """The keypoints, and the driving motion; what relative motion counts from is read from the buffers."""
         path: Callable[..., tuple[Tensor, Tensor]] = self._path if self.of_pictures else self._path.from_motion
+        faces = self._buffers.keypoints.x_s.shape[0]
         with trace.range("stitching_retargeting_module", "network", batch=self.inputs.shape[0]):
             self._x_d, self.motion = path(
-                self.heads,
+                self.heads if faces == 1 else self.heads.expand(faces, -1),
                 self._buffers.keypoints,
                 self._buffers.first,
                 self._buffers.eye_ratio if self._options.eye_retargeting else None,

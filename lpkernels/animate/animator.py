@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lpkernels import trace
+from lpkernels import _checks, trace
 from lpkernels.animate._jobs import Item, Job, Jobs, overlapped
 from lpkernels.animate.engine import FrameEngine, Rows
-from lpkernels.animate.image import Box, Frame, Picture, check_frame
+from lpkernels.animate.image import Frame, Picture, check_frame
 from lpkernels.animate.motion import Motion
 from lpkernels.animate.retarget import MotionOptions
-from lpkernels.animate.source import Source, prepare_source
+from lpkernels.animate.source import Source, SourceCrop, prepare_source
 from lpkernels.animate.template import MotionTemplate
 from lpkernels.errors import InputError
 from lpkernels.models.portrait_model import PortraitModel
@@ -41,32 +41,40 @@ class Animator:
 
     Args:
         model: on any device, in any compute dtype; with the networks as published or rebuilt (``lpkernels.optimize``).
-        source: uint8 (H, W, 3) RGB array or tensor, or the path of a picture.
+        source: uint8 (H, W, 3) RGB array or tensor, the path of a picture, or what ``prepare_source`` made of one.
         options: how driving motion moves the source; may be assigned later.
-        crop: box of the source around the face: x, y, width, height in pixels. Without it the whole picture is squeezed
-            into a square.
+        crop: box of the source around the face: x, y, width, height in pixels; a ``Crop``, such as
+            ``crop_from_landmarks`` gives; or ``"auto"``: around the largest face, found with the extra
+            ``lpkernels[face]``. Without it the whole picture is squeezed into a square. Several faces, animated as one
+            batch and pasted back: ``"all"``, or a list of boxes and crops.
+        paste_back: answer with the whole picture, the animated crop in its place, rather than with the square alone.
         graph: record frames as CUDA graphs. None: where there is a GPU. Without, the same work is launched kernel by
             kernel: slower, for profiling with named ranges and for models that wait for the device.
 
     Raises:
-        InputError: the picture cannot be read or the crop leaves it; ``graph`` without a GPU.
+        InputError: the picture cannot be read, the crop leaves it or no face was found; a ``Crop`` that shall be pasted
+            back has not the model's output size; ``graph`` without a GPU.
         TypeError, ValueError: the array is not a picture.
     """
 
     def __init__(
         self,
         model: PortraitModel[Any],
-        source: Frame | Tensor | str | Path,
+        source: Frame | Tensor | str | Path | Source,
         *,
         options: MotionOptions | None = None,
-        crop: Box | None = None,
+        crop: SourceCrop | None = None,
+        paste_back: bool = False,
         graph: bool | None = None,
     ) -> None:
         self.model = model
         self._options = options if options is not None else MotionOptions()
-        self._source = prepare_source(model, source, crop)
+        self._paste_back = paste_back
+        self._source = self._prepared(source, crop)
+        self.check_source(self._source)
         self._engine = FrameEngine(model, self._options, self._source, graph=graph)
         self._jobs = Jobs(self._engine, model.config.output_size)
+        self._jobs.paste_into(self._source.paste if paste_back else None)
         self._lock = threading.RLock()
         self._driving: Motion | Rows | None = None
 
@@ -88,8 +96,19 @@ class Animator:
 
     @property
     def output_size(self) -> int:
-        """Side of the square output frames in pixels."""
+        """Side in pixels of the square that the model draws."""
         return self.model.config.output_size
+
+    @property
+    def paste_back(self) -> bool:
+        """Whether frames are whole pictures rather than squares."""
+        return self._paste_back
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the output frames in pixels: of the source picture where crops are pasted back."""
+        paste = self._source.paste if self._paste_back else None
+        return (self.output_size, self.output_size) if paste is None else paste.size
 
     @property
     def driving_motion(self) -> Motion | None:
@@ -117,7 +136,8 @@ class Animator:
             InputError: a side under one pixel.
             LpkernelsError: the frame cannot be recorded.
         """
-        height, width = size if size is not None else (self.model.config.image_size,) * 2
+        given = size if size is not None else (self.model.config.image_size,) * 2
+        height, width = _checks.integers("size", given, "height", "width")
         if min(height, width) < 1:
             raise InputError(f"size must be a height and width of at least 1, got {size}")
         with self._lock:
@@ -125,20 +145,29 @@ class Animator:
             self._engine.warm_up(self._engine.plan_pictures(1, height, width))
             return self.warm_up_seconds - before
 
-    def set_source(self, source: Frame | Tensor | str | Path | Source, crop: Box | None = None) -> None:
+    def set_source(self, source: Frame | Tensor | str | Path | Source, crop: SourceCrop | None = None) -> None:
         """Animate another picture from the next frame on; the first driving frame stays the reference.
 
-        A ``Source`` that ``prepare_source`` made with the same model is taken over without running F and M.
+        A ``Source`` that ``prepare_source`` made with the same model is taken over without running F and M. Where crops
+        are pasted back, frames have the new picture's size from then on.
 
         Raises:
-            InputError, TypeError, ValueError: as for a new animator; a ``crop`` of a Source, which is cropped already.
+            InputError, TypeError, ValueError: as for a new animator; a ``crop`` of a Source, which is cropped already;
+                a Source without its whole picture where crops are pasted back; another number of faces.
         """
-        if isinstance(source, Source) and crop is not None:
-            raise InputError("crop: a prepared Source is cropped already; pass the crop to prepare_source")
-        prepared = source if isinstance(source, Source) else prepare_source(self.model, source, crop)
+        prepared = self._prepared(source, crop)
+        self.check_source(prepared)
         with self._lock:
             self._engine.set_source(prepared)
+            self._jobs.paste_into(prepared.paste if self._paste_back else None)
             self._source = prepared
+
+    def check_source(self, source: Source) -> None:
+        """Raise InputError unless ``set_source`` would take a prepared source."""
+        if self._paste_back and source.paste is None:
+            raise InputError("source must hold its whole picture to be pasted back: prepare_source(paste_back=True)")
+        if source.faces != self._source.faces:
+            raise InputError(f"source must have {self._source.faces} faces, as the one before; got {source.faces}")
 
     def reset(self) -> None:
         """Forget the first driving frame: the next one becomes the reference of relative motion."""
@@ -154,7 +183,7 @@ class Animator:
             eye_ratio, lip_ratio: openings wanted of the source's eyes and lips, when the options retarget them.
 
         Returns:
-            uint8 (S, S, 3), RGB, S = ``output_size``: an array for an array, a tensor on the model's device for a
+            uint8 (H, W, 3), RGB, of ``frame_size``: an array for an array, a tensor on the model's device for a
             tensor. Nothing waits for the device where both are on it.
 
         Raises:
@@ -168,10 +197,15 @@ class Animator:
             return picture
 
     def step_batch(self, frames: Picture, eye_ratio: float | None = None, lip_ratio: float | None = None) -> Picture:
-        """Animate consecutive driving frames at once: (B, H, W, 3) to (B, S, S, 3); otherwise as ``step``."""
+        """Animate consecutive driving frames at once: (B, h, w, 3) to (B, H, W, 3); otherwise as ``step``.
+
+        A source of several faces takes one frame at a time: InputError for more.
+        """
         if isinstance(frames, np.ndarray | Tensor) and (frames.ndim != 4 or len(frames) == 0):
             raise ValueError(f"frames must have shape (batch, height, width, 3), RGB, got {tuple(frames.shape)}")
         check_frame("frames", frames[0] if isinstance(frames, np.ndarray | Tensor) else frames)
+        if len(frames) > 1 and self._source.faces > 1:
+            raise InputError(f"frames must be one frame for a source of several faces, got {len(frames)}")
         with trace.range("frame", "frame", batch=len(frames)):
             pictures: Picture = self._finish(self._start(frames, eye_ratio, lip_ratio))
             return pictures
@@ -183,7 +217,7 @@ class Animator:
             motion: one frame (batch 1), on any device; ``kp`` is not needed.
 
         Returns:
-            uint8 (S, S, 3) tensor on the model's device.
+            uint8 (H, W, 3) tensor on the model's device.
 
         Raises:
             InputError: the motion is of another number of keypoints, or as ``step``.
@@ -217,6 +251,41 @@ class Animator:
         self.reset()
         yield from self._overlapped(template.motions(), lambda motion: self._start_motion(motion, True), None)
 
+    def run_sources(self, frames: Iterable[tuple[Source, Motion]]) -> Iterator[Frame]:
+        """Animate sources that change from frame to frame, as a video's: each takes a motion of its own as it is.
+
+        Args:
+            frames: a source (batch 1) and the rotation, expression, translation and scale it gets, batch 1; the
+                options add the multiplier and stitching.
+
+        Yields:
+            Arrays as ``step`` gives.
+
+        Raises:
+            InputError: options other than relative and pose-friendly, in the region "all" and without retargeting; a
+                source as for ``set_source``; a motion as for ``step_motion``.
+        """
+        plain = MotionOptions(driving_multiplier=self._options.driving_multiplier, stitching=self._options.stitching)
+        if self._options != plain:
+            raise InputError(f"options must be MotionOptions() but for multiplier and stitching, got {self._options}")
+
+        def start(frame: tuple[Source, Motion]) -> Job:
+            source, motion = frame
+            with self._lock:
+                self.set_source(source)
+                self._engine.set_first(source.motion)  # from the source's own motion to the new one
+                return self._start_motion(motion, True)
+
+        return self._overlapped(frames, start, None)
+
+    def _prepared(self, source: Frame | Tensor | str | Path | Source, crop: SourceCrop | None) -> Source:
+        """A source of this animator's model."""
+        if not isinstance(source, Source):
+            return prepare_source(self.model, source, crop, self._paste_back)
+        if crop is not None:
+            raise InputError("crop: a prepared Source is cropped already; pass the crop to prepare_source")
+        return source
+
     def _overlapped(self, items: Iterable[Item], start: Callable[[Item], Job], ahead: int | None) -> Iterator[Any]:
         if ahead is None:
             ahead = AHEAD if self._engine.lane.stream is not None else 0
@@ -238,7 +307,7 @@ class Animator:
     def _start_motion(
         self, motion: Motion, to_host: bool, eye_ratio: float | None = None, lip_ratio: float | None = None
     ) -> Job:
-        expected = tuple(self._source.motion.exp.shape)
+        expected = (1, *self._source.motion.exp.shape[1:])
         if tuple(motion.exp.shape) != expected:
             raise InputError(f"the driving motion's exp must have shape {expected}, got {tuple(motion.exp.shape)}")
         self._options.check_ratios(eye_ratio, lip_ratio)

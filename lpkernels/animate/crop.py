@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpkernels import ref
-from lpkernels.animate.image import Box, Picture, check_frame
+from lpkernels import _checks, ref
+from lpkernels.animate.image import Box, Picture, check_box, check_frame
 from lpkernels.animate.landmarks import Array, Points, Square, face_square
 from lpkernels.errors import InputError
 
@@ -27,11 +27,21 @@ class Crop:
         M_o2c: (3, 3) float64, from the picture's (original's) pixels to the crop's.
         M_c2o: its inverse, which ``ops.warp_mask`` and ``ops.paste_back`` take.
         size: side of the crop in its own pixels.
+
+    Raises:
+        InputError: a matrix that is not 3x3 and finite, or ``size`` below 1.
     """
 
     M_o2c: Array
     M_c2o: Array
     size: int
+
+    def __post_init__(self) -> None:
+        _size(self.size)
+        for name in ("M_o2c", "M_c2o"):
+            matrix = getattr(self, name)
+            if not isinstance(matrix, np.ndarray) or matrix.shape != (3, 3) or not np.isfinite(matrix).all():
+                raise InputError(f"crop's {name} must be a finite 3x3 array, got {_checks.shown(matrix)}")
 
     @property
     def corners(self) -> Array:
@@ -77,10 +87,13 @@ def crop_from_square(square: Square, size: int = 512) -> Crop:
     """The crop of a square: its centre at (size / 2, size / 2) of the crop, as the original has it.
 
     Raises:
-        InputError: a number that is not finite, a side that is not positive, or ``size`` below 1.
+        InputError: no such square, a number that is not finite, a side that is not positive, or ``size`` below 1.
     """
-    (x, y), side, angle = square
-    if not all(math.isfinite(value) for value in (x, y, side, angle)) or side <= 0:
+    try:
+        (x, y), side, angle = square
+    except (TypeError, ValueError):
+        raise InputError(f"square must be a centre (x, y), side and angle, got {_checks.shown(square)}") from None
+    if not all(_checks.is_finite(value) for value in (x, y, side, angle)) or side <= 0:
         raise InputError(f"a crop's square must have a finite centre and angle and a positive side, got {square}")
     factor, radians = _size(size) / side, math.radians(angle)
     cosine, sine = factor * math.cos(radians), factor * math.sin(radians)
@@ -95,11 +108,9 @@ def crop_from_box(box: Box, size: int = 512) -> Crop:
         box: x, y, width, height in pixels; what is not square is distorted.
 
     Raises:
-        InputError: the box is empty, or ``size`` is below 1.
+        InputError: no box of whole pixels, or ``size`` is below 1.
     """
-    x, y, width, height = box
-    if width < 1 or height < 1:
-        raise InputError(f"crop {x},{y},{width},{height} is empty: width and height must be at least 1")
+    x, y, width, height = check_box(box)
     across, down = _size(size) / width, size / height
     return _crop([across, 0, across * (0.5 - x) - 0.5, 0, down, down * (0.5 - y) - 0.5], size)
 
@@ -172,9 +183,10 @@ def _crop(M_o2c: list[float], size: int) -> Crop:
 
 
 def _size(size: int) -> int:
-    if size < 1:
+    (whole,) = _checks.integers("size", (size,), "one number")
+    if whole < 1:
         raise InputError(f"size must be at least 1 pixel, got {size}")
-    return size
+    return whole
 
 
 def _apart(corners: Array, size: tuple[int, int]) -> bool:

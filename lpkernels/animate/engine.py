@@ -15,7 +15,7 @@ from torch import Tensor
 from lpkernels import ops
 from lpkernels.animate._graph import Call, GraphRecorder
 from lpkernels.animate._pinned import Lane
-from lpkernels.animate._plan import Buffers, FramePlan, make_path
+from lpkernels.animate._plan import Buffers, FramePlan, make_path, pack
 from lpkernels.animate.motion import Motion
 from lpkernels.animate.retarget import MotionOptions, convex_hull_multiplier
 from lpkernels.animate.source import Source
@@ -93,7 +93,7 @@ class FrameEngine:
         return self._record is not None
 
     def set_source(self, source: Source) -> None:
-        """Animate another source from the next frame on; the first frame stays what it is."""
+        """Animate another source, of as many faces, from the next frame on; the first frame stays what it is."""
         with self._working():
             self._buffers.load(self._model, source)
         self._source, self._multiplier_known = source, False
@@ -108,6 +108,12 @@ class FrameEngine:
     def reset(self) -> None:
         """The next frame is the first."""
         self._first_known = self._multiplier_known = False
+
+    def set_first(self, motion: Motion) -> None:
+        """Make a known motion, of batch 1, what relative motion counts from."""
+        with self._working():
+            self._buffers.first.copy_(pack(motion))
+        self._first_known, self._multiplier_known = True, False
 
     def plan_pictures(self, batch: int, height: int, width: int) -> FramePlan:
         """The plan for uint8 driving pictures (batch, height, width, 3), recorded where frames are."""
@@ -200,7 +206,7 @@ class FrameEngine:
     def _input(self, key: tuple[int | str, ...]) -> Tensor:
         """A new input buffer that holds a picture, or a motion, that does no harm."""
         if key[0] == _MOTION:
-            return self._buffers.keypoints.motion.repeat(int(key[1]), 1)
+            return self._buffers.keypoints.motion[:1].repeat(int(key[1]), 1)
         return torch.zeros(*(int(size) for size in key), 3, dtype=torch.uint8, device=self._model.device)
 
     def _remember(self, plan: FramePlan) -> None:
@@ -213,9 +219,9 @@ class FrameEngine:
         """See to the multiplier of expression-friendly motion: on the host, once for a clip and source."""
         if not self._options.expression_friendly or (self._multiplier_known and not anew):
             return
-        first = Motion(None, *ops.unpack_motion(self._buffers.first))
+        first = Motion(None, *ops.unpack_motion(self._buffers.first.expand(self._source.faces, -1)))
         value = convex_hull_multiplier(self._source.motion, self._source.x_s, first, self._options)
-        self._buffers.multiplier.copy_(value.reshape(1))
+        self._buffers.multiplier.copy_(value.reshape(-1))
         self._multiplier_known = True
 
     def _set(self, name: str, value: float | None) -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from lpkernels import _checks
 from lpkernels.animate._files import existing_file, reason, replacing
 from lpkernels.errors import InputError, LpkernelsError
 
@@ -25,6 +26,7 @@ Box = tuple[int, int, int, int]
 Picture = TypeVar("Picture", Frame, Tensor)
 
 MAX_PIXELS = 100_000_000
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # No format whose reader starts another program (EPS) or opens other files.
 _READ_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -34,6 +36,11 @@ _WRITE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP
 def is_image_path(path: str | Path) -> bool:
     """Whether the name ends like a still picture's."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_video_path(path: str | Path) -> bool:
+    """Whether the name ends like a video's."""
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def load_image(path: str | Path) -> Frame:
@@ -119,19 +126,43 @@ def check_frame(name: str, frame: Frame | Tensor) -> None:
         raise ValueError(f"{name} must have at least one pixel, got shape {shape}")
 
 
-def crop(image: Frame, box: Box) -> Frame:
+def crop(image: Picture, box: Box) -> Picture:
     """Cut ``box`` (x, y, width, height in pixels) out of a picture; a view, nothing is copied.
 
     Raises:
-        InputError: the box is empty or leaves the picture.
+        InputError: no box of whole pixels, or it leaves the picture.
     """
-    x, y, width, height = box
-    if width < 1 or height < 1:
-        raise InputError(f"crop {x},{y},{width},{height} is empty: width and height must be at least 1")
+    x, y, width, height = check_box(box)
     rows, columns = image.shape[:2]
     if x < 0 or y < 0 or x + width > columns or y + height > rows:
         raise InputError(f"crop {x},{y},{width},{height} leaves the picture, which is {columns}x{rows} (x,y,w,h)")
     return image[y : y + height, x : x + width]
+
+
+def crop_padded(image: Frame, box: Box) -> Frame:
+    """``crop`` for a box that may leave the picture: black there.
+
+    Raises:
+        InputError: no box of whole pixels, or it holds none of the picture.
+    """
+    x, y, width, height = check_box(box)
+    rows, columns = image.shape[:2]
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, columns), min(y + height, rows)
+    if right <= left or bottom <= top:
+        raise InputError(f"crop {x},{y},{width},{height} holds no pixel of the picture, which is {columns}x{rows}")
+    if (right - left, bottom - top) == (width, height):
+        return image[top:bottom, left:right]
+    padded = np.zeros((height, width, 3), np.uint8)
+    padded[top - y : bottom - y, left - x : right - x] = image[top:bottom, left:right]
+    return padded
+
+
+def check_box(box: Box) -> Box:
+    """The box as plain numbers; InputError unless it is x, y, width, height in whole pixels, the last two positive."""
+    x, y, width, height = _checks.integers("crop", box, "x", "y", "width", "height")
+    if width < 1 or height < 1:
+        raise InputError(f"crop {x},{y},{width},{height} is empty: width and height must be at least 1")
+    return x, y, width, height
 
 
 def to_batch(name: str, frame: Frame | Tensor, device: torch.device) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from lpkernels import _checks
 from lpkernels.errors import InputError
 
 Array = npt.NDArray[np.float64]
@@ -56,8 +57,8 @@ def face_square(
             ratio that is not finite.
     """
     points = _points(landmarks)
-    if not (math.isfinite(scale) and scale > 0 and math.isfinite(vx_ratio) and math.isfinite(vy_ratio)):
-        raise InputError(f"scale must be positive and the ratios finite, got {scale}, {vx_ratio} and {vy_ratio}")
+    if not all(_checks.is_finite(value) for value in (scale, vx_ratio, vy_ratio)) or scale <= 0:
+        raise InputError(f"scale must be positive and the ratios finite, got {scale!r}, {vx_ratio!r} and {vy_ratio!r}")
     if np.ptp(points, axis=0).max() == 0:
         raise InputError(f"landmarks must not all be the same point, got {len(points)} times {points[0].tolist()}")
     first, second = axis_points(points, use_lip)
@@ -112,10 +113,12 @@ def lip_ratio(landmarks: Points) -> float:
 def _points(landmarks: Points, count: int | None = None) -> Array:
     try:
         values = landmarks.detach().cpu().numpy() if isinstance(landmarks, Tensor) else landmarks
-        points = np.array(values, dtype=np.float64)
+        points = np.array(values)
+        points = points.astype(np.float64, casting="unsafe" if points.dtype == object else "same_kind")
     except (TypeError, ValueError):
         raise InputError(f"landmarks must be an array of points (N, 2), got {type(landmarks).__name__}") from None
-    known = (points.shape[0] == count) if count else _is_layout(points.shape[0] if points.ndim else 0)
+    number = points.shape[0] if points.ndim else 0
+    known = number == count if count else _is_layout(number)
     if points.ndim != 2 or points.shape[1] != 2 or not known:
         counts = str(count) if count else f"2, {', '.join(map(str, LAYOUTS))}, or more than 101"
         raise InputError(f"landmarks must have shape (N, 2) with N = {counts}; got {points.shape}")

@@ -17,8 +17,8 @@ from torch import Tensor
 from lpkernels.animate._exchange import Exchange, LiveFrame
 from lpkernels.animate._live_stats import Latency, SessionStats
 from lpkernels.animate.animator import Animator
-from lpkernels.animate.image import Box, Frame, check_frame
-from lpkernels.animate.source import Source, prepare_source
+from lpkernels.animate.image import Frame, check_frame
+from lpkernels.animate.source import Source, SourceCrop, prepare_source
 from lpkernels.errors import InputError
 
 __all__ = ["Latency", "LiveFrame", "Session", "SessionStats"]
@@ -143,7 +143,9 @@ class Session:
         with self._sources_lock:
             return tuple(self._sources)
 
-    def add_source(self, name: str, source: Frame | Tensor | str | Path | Source, crop: Box | None = None) -> None:
+    def add_source(
+        self, name: str, source: Frame | Tensor | str | Path | Source, crop: SourceCrop | None = None
+    ) -> None:
         """Prepare another source picture under ``name``, on the caller's thread while the stream goes on.
 
         Args:
@@ -151,7 +153,8 @@ class Session:
                 replaced; if it is being animated it stays until the next ``switch_source``.
 
         Raises:
-            InputError: the picture cannot be read, or the crop leaves it or comes with a prepared Source.
+            InputError: the picture cannot be read, or the crop leaves it or comes with a prepared Source; or the
+                animator takes no such source, see ``Animator.set_source``.
             TypeError, ValueError: the array is not a picture.
         """
         if isinstance(source, Source):
@@ -160,9 +163,10 @@ class Session:
             prepared = source
         else:
             model = self._animator.model
-            prepared = prepare_source(model, source, crop)
+            prepared = prepare_source(model, source, crop, self._animator.paste_back)
             if model.device.type == "cuda":  # the worker reads it on another stream
                 torch.cuda.current_stream(model.device).synchronize()
+        self._animator.check_source(prepared)
         with self._sources_lock:
             self._sources[name] = prepared
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,11 @@ class MotionTemplate:
     def motions(self) -> Iterator[Motion]:
         """Every frame's motion in order, batch 1 each."""
         return (self.motion(index) for index in range(self.n_frames))
+
+    def head(self, count: int) -> MotionTemplate:
+        """The first ``count`` frames, or all where there are no more."""
+        tensors = {name: value[:count] for name, value in self.tensors().items()}
+        return replace(self, n_frames=min(count, self.n_frames), **tensors)  # type: ignore[arg-type]
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are known, by name."""

@@ -31,6 +31,7 @@ class Preview:
 
         self._image, self._photo_image = Image, ImageTk.PhotoImage
         self._photo: Any = None
+        self._size = (0, 0)
         self._keys: list[str] = []
         self.closed = False
         self._root: Any = tkinter.Tk()
@@ -44,7 +45,8 @@ class Preview:
     def show(self, picture: Frame) -> None:
         """Show a picture, at its own size, from the next ``update`` on."""
         image = self._image.fromarray(picture)
-        if self._photo is None:
+        if self._photo is None or self._size != image.size:
+            self._size = image.size
             self._photo = self._photo_image(image)
             self._label.configure(image=self._photo)
         else:
@@ -108,10 +110,10 @@ class VirtualCamera:
         LpkernelsError: the system has no virtual camera.
     """
 
-    def __init__(self, side: int, fps: float) -> None:
+    def __init__(self, width: int, height: int, fps: float) -> None:
         module = check_virtual_camera()
         try:
-            self._camera: Any = module.Camera(width=side, height=side, fps=fps)
+            self._camera: Any = module.Camera(width=width, height=height, fps=fps)
         except (RuntimeError, OSError) as error:
             hint = {"linux": "sudo modprobe v4l2loopback exclusive_caps=1"}.get(sys.platform, "install OBS Studio")
             raise LpkernelsError(f"--virtual-camera: {' '.join(str(error).split())}; {hint}") from None

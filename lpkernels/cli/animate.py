@@ -6,18 +6,21 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpkernels.cli.options import add_model_options, load_model, numbers
+from lpkernels.cli.options import AUTO, add_model_options, face_box, load_model, numbers
 from lpkernels.cli.progress import bar
 from lpkernels.errors import InputError
 
 if TYPE_CHECKING:
     from lpkernels.animate.retarget import MotionOptions
+    from lpkernels.animate.source import SourceCrop
 
 _EPILOG = """\
 examples:
   lpkernels animate -s portrait.jpg -d clip.mp4 -o out.mp4 --weights pretrained_weights
   lpkernels animate -s portrait.jpg -d talking.pkl -o out.mp4 --weights KwaiVGI/LivePortrait --region exp
-  lpkernels animate -s group.jpg --crop 420,80,512,512 -d clip.mp4 -o out.mp4 --weights pretrained_weights --smooth
+  lpkernels animate -s group.jpg --crop 420,80,512,512 -d clip.mp4 -o out.mp4 --weights pretrained_weights --paste-back
+  lpkernels animate -s group.jpg --faces all -d clip.mp4 -o out.mp4 --weights pretrained_weights
+  lpkernels animate -s photo.jpg --crop auto --paste-back -d clip.mp4 --driving-crop auto -o out.mp4 --weights DIR
   lpkernels animate -s portrait.jpg -d clip.mp4 -o out.mp4 --random-weights 0 --config small
 """
 
@@ -28,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("animate", help=text, description=text, epilog=_EPILOG)
     parser.set_defaults(run=run)
     files = parser.add_argument_group("files")
-    files.add_argument("-s", "--source", type=Path, required=True, help="picture with one face, filling most of it")
+    files.add_argument("-s", "--source", type=Path, required=True, help="picture or video with one face")
     files.add_argument(
         "-d", "--driving", type=Path, required=True, help="video, motion template (.pkl, .safetensors) or picture"
     )
@@ -37,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     files.add_argument("--side-by-side", type=Path, metavar="FILE", help="also write all three pictures in one video")
     files.add_argument("--save-template", type=Path, metavar="FILE", help="also keep the driving motion (.safetensors)")
-    files.add_argument("--no-audio", action="store_true", help="leave out the driving clip's sound")
+    files.add_argument("--no-audio", action="store_true", help="leave out the sound")
     files.add_argument("--overwrite", action="store_true", help="replace output files that exist")
     files.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     add_model_options(parser)
@@ -46,10 +49,26 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _add_framing(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("framing", "The whole picture is squeezed into a square, unless a box is given.")
-    box = numbers(4, int, "x,y,w,h in whole pixels")
-    group.add_argument("--crop", type=box, metavar="X,Y,W,H", help="box of the source around the face")
-    group.add_argument("--driving-crop", type=box, metavar="X,Y,W,H", help="box of every driving frame around the face")
+    text = "Without a box the whole picture is squeezed into a square. 'auto' finds the largest face (lpkernels[face])."
+    group = parser.add_argument_group("framing", text)
+    text = "X,Y,W,H|auto"
+    group.add_argument(
+        "--crop",
+        type=face_box,
+        metavar=text,
+        action="append",
+        help="box of the source around the face; again for further faces of one picture, all pasted back",
+    )
+    group.add_argument(
+        "--faces", choices=("largest", "all"), help="find faces in the source; all: each is animated and pasted back"
+    )
+    group.add_argument("--driving-crop", type=face_box, metavar=text, help="box of every driving frame around the face")
+    group.add_argument(
+        "--paste-back",
+        action="store_true",
+        help="put the animated square back into the whole source picture; in a video the last row or column of an odd"
+        " side is repeated",
+    )
 
 
 def _add_motion(parser: argparse.ArgumentParser) -> None:
@@ -91,15 +110,33 @@ def motion_options(args: argparse.Namespace) -> MotionOptions:
     )
 
 
+def source_crop(args: argparse.Namespace) -> SourceCrop | None:
+    """What the command line says about the source's faces; raises InputError where it says two things."""
+    boxes = [box for box in args.crop or [] if box != AUTO]
+    if AUTO in (args.crop or []) and (boxes or len(args.crop) > 1):
+        raise InputError("--crop auto is the largest face alone: leave the other --crop out, or pass --faces all")
+    if args.faces is not None and boxes:
+        raise InputError("--faces finds the faces itself: leave --crop out")
+    if args.faces == "all":
+        return "all"
+    if args.faces == "largest" or args.crop == [AUTO]:
+        return "auto"
+    return boxes if len(boxes) > 1 else boxes[0] if boxes else None
+
+
 def check_files(args: argparse.Namespace) -> None:
     """Answer for every path before weights are read: inputs exist, outputs can be written and replace nothing."""
     from lpkernels.animate._files import existing_file
     from lpkernels.animate._outputs import Outputs
-    from lpkernels.animate.image import is_image_path
+    from lpkernels.animate.face import check_face_finder
+    from lpkernels.animate.image import is_image_path, is_video_path
 
+    if isinstance(source_crop(args), str) or args.driving_crop == AUTO:
+        check_face_finder()
     existing_file(args.source, "--source")
     existing_file(args.driving, "--driving")
-    outputs = Outputs(args.output, args.side_by_side, args.save_template, still=is_image_path(args.driving))
+    still = is_image_path(args.driving) and not is_video_path(args.source)
+    outputs = Outputs(args.output, args.side_by_side, args.save_template, still=still)
     outputs.check(args.source, args.driving)
     for path in (args.output, args.side_by_side, args.save_template):
         if path is not None and path.exists() and not args.overwrite:
@@ -109,6 +146,7 @@ def check_files(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Animate, and print what was written."""
     check_files(args)
+    crop = source_crop(args)
     options = motion_options(args)
     model = load_model(args)
 
@@ -121,8 +159,9 @@ def run(args: argparse.Namespace) -> int:
             args.driving,
             args.output,
             options=options,
-            crop=args.crop,
+            crop=crop,
             driving_crop=args.driving_crop,
+            paste_back=args.paste_back or crop == "all" or isinstance(crop, list),
             smooth=args.smooth,
             eye_ratio=args.eye_ratio,
             lip_ratio=args.lip_ratio,

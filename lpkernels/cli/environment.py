@@ -14,7 +14,7 @@ from typing import Any
 import lpkernels
 
 PACKAGES = ("torch", "triton", "numpy", "scipy", "av", "pillow", "safetensors", "nvtx", "tqdm")
-OPTIONAL_PACKAGES = ("huggingface_hub", "matplotlib", "psutil")
+OPTIONAL_PACKAGES = ("huggingface_hub", "matplotlib", "mtcnn", "psutil")
 REBUILD = "pip install --no-build-isolation --no-deps --force-reinstall -v ."
 
 
@@ -124,6 +124,8 @@ def advice(facts: dict[str, Any]) -> list[dict[str, str]]:
         found += _library_advice(facts) + _gpu_advice(facts)
     if facts["packages"]["huggingface_hub"] is None:
         found.append(("optional: --weights OWNER/NAME needs huggingface_hub", "pip install huggingface_hub"))
+    if facts["packages"]["mtcnn"] is None:
+        found.append(("optional: --crop auto finds faces with mtcnn", "pip install 'lpkernels[face]'"))
     return [{"missing": missing, "mend": mend} for missing, mend in found]
 
 

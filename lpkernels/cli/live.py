@@ -15,7 +15,7 @@ from lpkernels.cli import INTERRUPTED, OK
 from lpkernels.cli._live_outputs import Preview, VirtualCamera, check_virtual_camera, open_preview
 from lpkernels.cli._live_report import Memory, Status, summary, write_report
 from lpkernels.cli.animate import motion_options
-from lpkernels.cli.options import add_model_options, choose_engine, load_model, numbers
+from lpkernels.cli.options import AUTO, add_model_options, choose_engine, face_box, load_model
 from lpkernels.errors import InputError, LpkernelsError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ keys in the window: r takes the present face as the neutral one, 1 to 9 choose a
 
 examples:
   lpkernels live -s portrait.jpg --camera 0 --weights pretrained_weights
+  lpkernels live -s photo.jpg --crop auto --paste-back --camera 0 --driving-crop auto --weights pretrained_weights
   lpkernels live -s portrait.jpg --camera 0 --virtual-camera --no-window --weights pretrained_weights
   lpkernels live -s a.jpg -s b.jpg --camera rtsp://host/cam --driving-crop 420,80,512,512 --weights pretrained_weights
   lpkernels live -s portrait.jpg --camera clip.mp4 --loop --seconds 600 --no-window --stats out.json --random-weights 0
@@ -72,12 +73,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _add_motion(parser: argparse.ArgumentParser) -> None:
-    box = numbers(4, int, "x,y,w,h in whole pixels")
     group = parser.add_argument_group("framing and motion", "What is not boxed is squeezed into a square as a whole.")
     group.add_argument(
-        "--crop", type=box, metavar="X,Y,W,H", help="box of the source (of a single one) around the face"
+        "--crop",
+        type=face_box,
+        metavar="X,Y,W,H|auto",
+        help="box of the source (of a single one) around the face; auto: each source's largest face (lpkernels[face])",
     )
-    group.add_argument("--driving-crop", type=box, metavar="X,Y,W,H", help="box of every camera frame around the face")
+    group.add_argument(
+        "--driving-crop",
+        type=face_box,
+        metavar="X,Y,W,H|auto",
+        help="box of every camera frame around the face; auto: around the face in the first frame",
+    )
+    group.add_argument("--paste-back", action="store_true", help="show the whole source picture, the face in its place")
     group.add_argument("--absolute", action="store_true", help="take the driving motion itself, not its change")
     group.add_argument("--region", choices=("all", "exp", "pose", "lip", "eyes"), default="all", help="what may move")
     group.add_argument("--driving-multiplier", type=float, default=1.0, metavar="X", help="strength of the motion (1)")
@@ -106,13 +115,13 @@ def run(args: argparse.Namespace) -> int:
         )
         feeder = stack.enter_context(Feeder(camera))
         model = load_model(args)
-        animator = Animator(model, args.source[0], options=options, crop=args.crop)
+        animator = Animator(model, args.source[0], options=options, crop=args.crop, paste_back=args.paste_back)
         names = [f"{number}: {path}" for number, path in enumerate(args.source, 1)]
         session = stack.enter_context(Session(animator, source_name=names[0], size=camera.size[::-1]))
         for name, path in zip(names[1:], args.source[1:], strict=True):
-            session.add_source(name, path)
+            session.add_source(name, path, args.crop)
         memory = Memory(model.device)
-        live = _Live(session, feeder, _outputs(args, stack, camera, animator.output_size), Status(args.quiet), memory)
+        live = _Live(session, feeder, _outputs(args, stack, camera, animator.frame_size), Status(args.quiet), memory)
         ended, code, failure = _play(live, args.seconds)
         feeder.close()
         session.close()
@@ -128,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
                 "camera_size": list(camera.size),
                 "camera_fps": camera.fps,
                 "sources": names,
-                "output_size": animator.output_size,
+                "frame_size": list(animator.frame_size[::-1]),
                 "ended": ended,
             }
             write_report(args.stats, facts, stats, memory)
@@ -140,12 +149,17 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Answer for what can be wrong before a camera is opened and weights are read."""
     from lpkernels.animate._files import PendingFile, existing_file
+    from lpkernels.animate.face import check_face_finder
 
     for path in args.source:
         existing_file(path, "--source")
-    if len(args.source) > 1 and args.crop is not None:
+    if AUTO in (args.crop, args.driving_crop):
+        check_face_finder()
+    if len(args.source) > 1 and args.crop not in (None, AUTO):
         raise InputError("--crop is the box of one source; cut the pictures yourself where there are several")
     if args.virtual_camera:
+        if args.paste_back and len(args.source) > 1:
+            raise InputError("--virtual-camera has one size: with --paste-back give one --source")
         check_virtual_camera()
     if args.stats is not None:
         PendingFile(args.stats).discard()
@@ -230,11 +244,11 @@ def _play(live: _Live, seconds: float | None) -> tuple[str, int, Exception | Non
 
 
 def _outputs(
-    args: argparse.Namespace, stack: contextlib.ExitStack, camera: Camera, side: int
+    args: argparse.Namespace, stack: contextlib.ExitStack, camera: Camera, size: tuple[int, int]
 ) -> tuple[Preview | None, VirtualCamera | None]:
     window = virtual = None
     if args.virtual_camera:
-        virtual = VirtualCamera(side, camera.fps)
+        virtual = VirtualCamera(size[1], size[0], camera.fps)
         stack.callback(virtual.close)
         print(f"virtual camera: {virtual.device}")
     if not args.no_window:

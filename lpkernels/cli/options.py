@@ -21,6 +21,8 @@ NO_WEIGHTS = (
     "no weights: pass --weights DIR with LivePortrait's pretrained weights (Hugging Face: KwaiVGI/LivePortrait, or the "
     "README of that project), or --random-weights 0 to try the program out without them"
 )
+AUTO = "auto"
+"""The box around the largest face."""
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -126,3 +128,11 @@ def numbers(count: int, of: type[int] | type[float], names: str) -> Callable[[st
         return values
 
     return parse
+
+
+def face_box(text: str) -> tuple[int, int, int, int] | str:
+    """An argparse type: a box x,y,w,h, or "auto"."""
+    if text == AUTO:
+        return text
+    x, y, width, height = numbers(4, int, f"x,y,w,h in whole pixels, or {AUTO}")(text)
+    return x, y, width, height

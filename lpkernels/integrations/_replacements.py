@@ -43,8 +43,12 @@ class Settings:
     check_finite: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
+        if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.graph is not None and not isinstance(self.graph, bool):
+            raise InputError(f"graph must be True, False or None, got {self.graph!r}")
+        if not isinstance(self.check_finite, bool):
+            raise InputError(f"check_finite must be True or False, got {self.check_finite!r}")
         if self.graph and self.check_finite:
             raise InputError("check_finite sees nothing inside a CUDA graph: leave graph=True out")
 

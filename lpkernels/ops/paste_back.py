@@ -179,9 +179,10 @@ def _affine(name: str, matrix: Matrix) -> list[float]:
 
 
 def _picture_size(size: tuple[int, int]) -> tuple[int, int]:
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size must be the picture's height and width, each at least 1, got {tuple(size)}")
-    return int(size[0]), int(size[1])
+    height, width = _checks.integers("size", size, "the picture's height", "width")
+    if min(height, width) < 1:
+        raise ValueError(f"size must be the picture's height and width, each at least 1, got {(height, width)}")
+    return height, width
 
 
 def _extent(values: list[float], size: int) -> tuple[int, int]:
@@ -192,9 +193,7 @@ def _extent(values: list[float], size: int) -> tuple[int, int]:
 
 def _inside(box: Box, mask: Tensor, source: Tensor) -> list[int]:
     """The box as a list, checked against the mask and the picture."""
-    if len(box) != 4:
-        raise ValueError(f"box must be x, y, width, height, got {tuple(box)}")
-    x, y, width, height = (int(value) for value in box)
+    x, y, width, height = _checks.integers("box", box, "x", "y", "width", "height")
     if (height, width) != tuple(mask.shape):
         raise ValueError(f"box must have the mask's width and height, {tuple(mask.shape)[::-1]}, got {tuple(box)}")
     rows, columns = source.shape[-3:-1]

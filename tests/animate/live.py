@@ -38,6 +38,7 @@ class FakeAnimator:
         self.clock, self.takes = clock, takes
         self.source: Any = "A"
         self.model: Any = None
+        self.paste_back = False
         self.begun: queue.Queue[Any] = queue.Queue()
         self.gate = threading.Semaphore(0) if gated else None
         self.errors: dict[int, BaseException] = {}
@@ -56,6 +57,8 @@ class FakeAnimator:
         picture = frame + np.uint8(1)
         picture[-1, -1] = ord(self.source[0])
         return picture
+
+    def check_source(self, source: Any) -> None: ...
 
     def set_source(self, source: Any) -> None:
         self.begun.put(source)

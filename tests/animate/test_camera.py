@@ -7,6 +7,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from lpkernels.animate import _camera
 from lpkernels.animate._camera import open_camera
 from lpkernels.animate._feeder import Feeder
 from lpkernels.animate.image import Frame
+from lpkernels.animate.portrait import draw_portrait
 from lpkernels.errors import InputError, LpkernelsError
 from tests.animate.clips import moving_frames, write_clip
 from tests.animate.live import SOON, Clock, frame
@@ -61,6 +63,25 @@ def test_a_box_is_cut_from_every_frame(clip: Path) -> None:
     for box in [(50, 4, 20, 30), (0, 0, 0, 4), (-1, 0, 4, 4)]:
         with pytest.raises(InputError, match="leaves the frames, 64x48"):
             open_camera(str(clip), box=box)
+
+
+@pytest.mark.skipif(find_spec("mtcnn") is None, reason="needs the extra: pip install 'lpkernels[face]'")
+def test_the_face_is_found_in_the_first_frame_that_has_one(clip: Path, tmp_path: Path) -> None:
+    frames = np.full((4, 200, 300, 3), (190, 200, 205), np.uint8)
+    for picture in frames[1:]:
+        picture[:, 90:290] = draw_portrait(200)
+    path = write_clip(tmp_path / "face.mp4", list(frames))
+    camera = open_camera(str(path), box="auto")
+    side = camera.size[0]
+    assert camera.size == (side, side)
+    assert 140 < side < 230
+    camera.close()
+    pictures = read_all(str(path), box="auto")
+    assert [picture.shape for picture in pictures] == [(side, side, 3)] * 4, "from the first frame on"
+    middle = np.abs(pictures[1].astype(int) - (190, 200, 205)).max(2) > 40
+    assert abs(middle.any(0).nonzero()[0].mean() - side / 2) < 0.12 * side
+    with pytest.raises(InputError, match=r"no face was found in the first frames of camera .*clip\.mp4"):
+        open_camera(str(clip), box="auto")
 
 
 def test_what_cannot_be_opened_is_named(clip: Path, tmp_path: Path) -> None:

@@ -225,6 +225,43 @@ def test_crops(animate: Animate, inputs: Path, tmp_path: Path) -> None:
     assert not np.array_equal(frames_of(other.output), frames_of(absolute.output))
 
 
+@pytest.fixture
+def framed(inputs: Path, tmp_path: Path) -> Path:
+    """The source in a flat picture of 95 x 81 pixels, at (20, 10)."""
+    whole = np.full((81, 95, 3), (40, 90, 160), np.uint8)
+    whole[10:74, 20:84] = load_image(inputs / "source.png")
+    save_image(tmp_path / "framed.png", whole)
+    return tmp_path / "framed.png"
+
+
+def test_paste_back(animate: Animate, framed: Path, tmp_path: Path) -> None:
+    whole = load_image(framed).astype(int)
+    options: dict[str, Any] = {"source": framed, "crop": (20, 10, 64, 64), "audio": False}
+    square = animate(output="square.mp4", **options)
+    side = tmp_path / "side.mp4"
+    result = animate(paste_back=True, side_by_side=side, **options)
+    frames, squares = frames_of(result.output), frames_of(square.output)
+    assert frames.shape == (COUNT, 82, 96, 3), "an odd side is made even"
+    assert np.abs(frames[:, 81] - frames[:, 80]).max() <= 4, "by repeating its last row"
+    assert np.abs(frames[:, :81, :95] - whole)[:, :8].max() <= 6, "the rest is the picture's"
+    inner = np.abs(frames[:, 18:66, 28:76] - squares[:, 8:56, 8:56])
+    assert inner.mean() < 5, "encoded twice"
+    assert np.abs(squares - load_image(framed)[10:74, 20:84].astype(int)).mean() > 20
+    with VideoReader(side) as reader:
+        assert reader.size == (SIDE + 2 * round(95 * SIDE / 81), SIDE)
+
+
+def test_paste_back_of_a_still_has_the_pictures_size(animate: Animate, framed: Path, tmp_path: Path) -> None:
+    save_image(tmp_path / "pose.png", draw_portrait(48, yaw=20, mouth=0.8))
+    options: dict[str, Any] = {"source": framed, "crop": (20, 10, 64, 64), "options": MotionOptions(relative=False)}
+    result = animate(tmp_path / "pose.png", "out.png", paste_back=True, **options)
+    animate(tmp_path / "pose.png", "square.png", **options)
+    picture, whole = load_image(result.output), load_image(framed)
+    assert picture.shape == (81, 95, 3)
+    assert np.array_equal(picture[14:70, 24:80], load_image(tmp_path / "square.png")[4:60, 4:60])
+    assert np.array_equal(picture[:10], whole[:10])
+
+
 def test_a_picture_gives_a_picture(animate: Animate, inputs: Path, tmp_path: Path) -> None:
     save_image(tmp_path / "pose.png", draw_portrait(48, yaw=20, mouth=0.8))
     options = MotionOptions(relative=False)
@@ -274,7 +311,8 @@ def test_wrong_inputs_leave_nothing(animate: Animate, inputs: Path, tmp_path: Pa
         ({"driving": tmp_path / "empty.mp4"}, "empty.mp4 is empty"),
         ({"driving": tmp_path / "junk.mp4"}, "junk.mp4 is not a video"),
         ({"driving": tmp_path / "junk.pkl"}, "junk.pkl"),
-        ({"source": tmp_path / "junk.mp4"}, "junk.mp4 is not a picture"),
+        ({"source": tmp_path / "junk.mp4"}, "junk.mp4 is not a video"),
+        ({"source": tmp_path / "junk.pkl"}, "junk.pkl is not a picture"),
         ({"source": tmp_path / "missing.png"}, "missing.png does not exist"),
         ({"crop": (60, 0, 64, 64)}, "crop 60,0,64,64 leaves"),
         ({"driving_crop": (40, 0, 48, 48)}, "crop 40,0,48,48 leaves"),
@@ -364,7 +402,7 @@ def test_a_template_that_cannot_be_written_takes_the_video_along(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lpkernels.animate.pipeline.write_template", fail)
+    monkeypatch.setattr("lpkernels.animate._run.write_template", fail)
     with pytest.raises(OSError, match="No space"):
         animate(save_template=tmp_path / "motion.safetensors")
     assert names(tmp_path) == []

@@ -30,7 +30,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Calls of ``prepare_source``, which gives the picture back."""
     calls: list[tuple[Any, ...]] = []
 
-    def prepare(model: Any, source: Any, crop: Any) -> Any:
+    def prepare(model: Any, source: Any, crop: Any, paste_back: bool) -> Any:
         calls.append((source, crop, threading.current_thread()))
         return source
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 import lpkernels
 from lpkernels import cli
 from lpkernels.animate import retarget
-from lpkernels.animate.image import load_image
+from lpkernels.animate.image import load_image, save_image
+from lpkernels.animate.portrait import draw_portrait, driving_frames
 from lpkernels.animate.video import VideoReader
 from lpkernels.cli import animate
+from tests.animate.clips import write_clip
 
 MODEL = ("--random-weights", "0", "--config", "tiny", "--device", "cpu")
 
@@ -108,6 +111,68 @@ def _copy(path: Path, folder: Path) -> Path:
 def test_options_reach_the_engine(command, tmp_path, argv):
     assert command(*argv) == 0
     assert len(frames(tmp_path / "out.mp4")) == 6
+
+
+def test_paste_back_writes_the_whole_picture(command, sample, tmp_path):
+    assert command("-q", "--crop", "8,4,48,48", "--paste-back") == 0
+    whole = load_image(sample[0])
+    assert [frame.shape for frame in frames(tmp_path / "out.mp4")] == [whole.shape] * 6
+
+
+@pytest.mark.skipif(find_spec("mtcnn") is None, reason="needs the extra: pip install 'lpkernels[face]'")
+def test_faces_are_found(command, tmp_path):
+    save_image(tmp_path / "photo.png", np.pad(draw_portrait(160), ((20, 30), (40, 90), (0, 0)), mode="edge"))
+    driving = write_clip(tmp_path / "clip.mp4", list(driving_frames(3, 160)))
+    argv = ("--crop", "auto", "--driving-crop", "auto", "--paste-back")
+    assert command("-q", *argv, source=tmp_path / "photo.png", driving=driving) == 0
+    assert [frame.shape for frame in frames(tmp_path / "out.mp4")] == [(210, 290, 3)] * 3
+
+
+def test_several_boxes_are_pasted_back(command, sample, tmp_path):
+    assert command("-q", "--crop", "0,0,32,40", "--crop", "32,10,32,40") == 0
+    whole = load_image(sample[0]).astype(int)
+    first = frames(tmp_path / "out.mp4")[0]
+    assert first.shape == whole.shape
+    assert np.abs(first - whole)[8:32, 8:24].mean() > 10
+    assert np.abs(first - whole)[18:42, 40:56].mean() > 10
+
+
+@pytest.mark.parametrize(
+    ("argv", "crop"),
+    [
+        ((), None),
+        (("--crop", "auto"), "auto"),
+        (("--faces", "largest"), "auto"),
+        (("--faces", "all"), "all"),
+        (("--faces", "all", "--crop", "auto"), "all"),
+        (("--crop", "1,2,3,4"), (1, 2, 3, 4)),
+        (("--crop", "1,2,3,4", "--crop", "5,6,7,8"), [(1, 2, 3, 4), (5, 6, 7, 8)]),
+    ],
+)
+def test_what_faces_are_meant(argv, crop):
+    assert animate.source_crop(parse(*argv)) == crop
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (("--crop", "auto", "--crop", "1,2,3,4"), "--crop auto is the largest face alone"),
+        (("--crop", "auto", "--crop", "auto"), "--faces all"),
+        (("--crop", "1,2,3,4", "--faces", "all"), "--faces finds the faces itself"),
+    ],
+)
+def test_faces_meant_twice(command, capsys, argv, word):
+    refused(capsys, command(*argv), 2, word)
+
+
+@pytest.mark.parametrize("option", ["--crop", "--driving-crop"])
+def test_without_the_extra_face_the_command_is_named(command, capsys, monkeypatch, option):
+    monkeypatch.setattr("lpkernels.animate._mtcnn.importlib.util.find_spec", lambda name: None)
+    refused(capsys, command(option, "auto", model=()), 2, "pip install 'lpkernels[face]'")
+
+
+def test_a_box_is_four_numbers_or_auto(command, capsys):
+    refused(capsys, command("--crop", "face"), 2, "--crop", "x,y,w,h in whole pixels, or auto")
 
 
 def parse(*argv: str) -> argparse.Namespace:

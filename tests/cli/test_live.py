@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lpkernels import cli
+from lpkernels.animate.image import load_image
 from lpkernels.animate.session import Session
 from lpkernels.errors import LpkernelsError
 from tests.animate.clips import moving_frames, write_clip
@@ -51,10 +52,10 @@ def animator(monkeypatch: pytest.MonkeyPatch) -> FakeAnimator:
     """The animator of a run that loads no model."""
     fake: Any = FakeAnimator()
     fake.model = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
-    fake.output_size = 64
+    fake.frame_size = (64, 64)
     monkeypatch.setattr("lpkernels.cli.live.load_model", lambda args: fake.model)
     monkeypatch.setattr("lpkernels.animate.animator.Animator", lambda *args, **options: fake)
-    monkeypatch.setattr("lpkernels.animate.session.prepare_source", lambda model, source, crop: "B")
+    monkeypatch.setattr("lpkernels.animate.session.prepare_source", lambda model, source, crop, paste_back: "B")
     return fake
 
 
@@ -103,6 +104,32 @@ def test_a_file_is_played_to_its_end(command, tmp_path, capsys):
     assert 0 < stats["animation"]["p50_ms"] <= stats["latency"]["max_ms"]
     assert (record["camera_size"], record["camera_fps"], record["engine"]) == ([64, 48], 120, "published")
     assert (record["device"], record["precision"], record["ended"]) == ("cpu", "float32", "the camera ended")
+
+
+def test_whole_pictures_are_shown(command, sample, tmp_path, monkeypatch):
+    sizes = []
+
+    class Window(FakeWindow):
+        def show(self, picture: Any) -> None:
+            super().show(picture)
+            sizes.append(picture.shape)
+
+    monkeypatch.setattr("lpkernels.cli.live.open_preview", lambda title: Window({}))
+    report = tmp_path / "stats.json"
+    assert command("--crop", "8,4,40,48", "--paste-back", "--stats", report) == 0
+    height, width = load_image(sample[0]).shape[:2]
+    assert set(sizes) == {(height, width, 3)}
+    assert json.loads(report.read_text())["frame_size"] == [width, height]
+
+
+@pytest.mark.parametrize("option", ["--crop", "--driving-crop"])
+def test_without_the_extra_face_the_command_is_named(command, capsys, monkeypatch, option):
+    monkeypatch.setattr("lpkernels.animate._mtcnn.importlib.util.find_spec", lambda name: None)
+    refused(capsys, command(option, "auto"), 2, "pip install 'lpkernels[face]'")
+
+
+def test_a_virtual_camera_has_one_size(command, sample, capsys):
+    refused(capsys, command("--virtual-camera", "--paste-back", "-s", sample[0]), 2, "--virtual-camera", "one --source")
 
 
 def test_a_looped_file_goes_on_until_the_time_is_up(command, animator, tmp_path, capsys, monkeypatch):

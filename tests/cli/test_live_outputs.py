@@ -91,6 +91,12 @@ def test_one_image_is_painted_over(window):
     assert window._photo.images[0].size == (6, 4)
 
 
+def test_a_picture_of_another_size_gets_an_image_of_its_own(window):
+    for width in (6, 6, 9, 9):
+        window.show(np.zeros((4, width, 3), np.uint8))
+    assert [image.size for image in window._photo.images] == [(9, 4), (9, 4)]
+
+
 def test_keys_are_handed_out_once(window):
     FakeTk.last.typed = [("r", "r"), ("Shift_L", ""), ("2", "2")]
     assert window.update() == ["r", "2"]
