@@ -2,8 +2,9 @@
 //
 // Layouts: x and y channels-last, weight (O, taps, C). A block owns BlockM pixels and BlockN outputs; each thread holds
 // eight (four where O is no multiple of 32) neighbouring outputs of a pixel, so that everything but the bias is read
-// and written in one access. Statistics: a block reduces its columns to mean and M2, and a second kernel combines the
-// blocks' in a fixed order. Bound by the tensor cores (hopper/conv.cuh).
+// and written in one access. Statistics: a block reduces its columns to mean and variance; `stats` (B, parts, O, 2)
+// takes those of every tile, (B, O, 2) what a second kernel combines them to. Bound by the tensor cores
+// (hopper/conv.cuh).
 #include "common/cuda.h"
 #include "common/kernel_table.h"
 #include "hopper/activation.h"
@@ -23,7 +24,7 @@ struct ConvAct {
     const __half* residual;  // null: none
     const float* gain;       // null: none
     __half* out;
-    float2* partials;  // null: no statistics; (tiles, O) mean and M2
+    float2* partials;  // null: no statistics; (tiles, O) mean and variance
     int64_t residual_stride, out_stride;
     float negative_slope;
     int residual_shift;  // 1: the residual has half the height and width
@@ -212,6 +213,16 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
   set_tile(kernel, shape);
   if (!stats) {
     shape.split = kernel == Kernel::kSquare ? split_for<Square, Epilogue>(shape) : 1;
+    launch(kernel, x, weight, shape, params, stream);
+    return check_launch("conv_act");
+  }
+  const bool in_parts = stats->dim() == 4;
+  const int parts = tiles(shape) / shape.batch;
+  if (in_parts) {
+    STD_TORCH_CHECK(whole_tiles(shape), "conv_act: stats in parts need an image of whole tiles, got ",
+                    shape_string(out_tensor));
+    check_floats("conv_act", "stats", *stats, {out.batch, parts, shape.outputs, 2});
+    params.partials = static_cast<float2*>(stats->data_ptr());
     launch(kernel, x, weight, shape, params, stream);
     return check_launch("conv_act");
   }

@@ -205,16 +205,16 @@ struct PixelEpilogue {
   template <class Config>
   __device__ static Ahead<Config> read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
                                              int thread, const EpilogueMemory& memory) {
-    OutputValues<Config, Op::kValues>::store(memory.own, block, thread, [&](int n, float (&values)[Op::kValues]) {
-      if (block.n + n < shape.outputs) {
-        Op::values(params, shape, block, block.n + n, values);
-      }
-    });
     Ahead<Config> ahead{};
     if (Op::kReads && shape.split == 1) {
       const Rows<Config> rows(params, shape, block, thread);
       read<Config>(params, shape, block, thread, rows, 0, ahead.bits);
     }
+    OutputValues<Config, Op::kValues>::store(memory.own, block, thread, [&](int n, float (&values)[Op::kValues]) {
+      if (block.n + n < shape.outputs) {
+        Op::values(params, shape, block, block.n + n, values);
+      }
+    });
     return ahead;
   }
 

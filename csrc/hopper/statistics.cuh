@@ -1,5 +1,5 @@
-// Instance-norm statistics of what a convolution writes: each block reduces its tile's columns to mean and M2 (the sum
-// of squared differences from it), and one small kernel combines an image's tiles, in a fixed order.
+// Instance-norm statistics of what a convolution writes: each block reduces its tile's columns to mean and variance. An
+// image's tiles are combined in a fixed order: by who reads them, if they are few, else by one small kernel.
 #pragma once
 
 #include "hopper/epilogue.cuh"
@@ -21,25 +21,28 @@ constexpr size_t statistics_bytes() {
 }
 
 // Adds up what the eight lanes that hold the same columns have of each: lane by lane half of the columns is handed over
-// and the other half received. A lane ends with an eighth of the columns, from the returned one on, in v's front.
-template <int Count>
-__device__ int add_up_rows(float (&v)[Count], int thread) {
-  static_assert(Count % 8 == 0);
-  int column = 0;
+// and the other half received. A lane ends with an eighth of the columns, from `column` on, in v's front.
+template <int Half, int Lanes, int Count>
+__device__ void add_up_rows(float (&v)[Count], int thread, int& column) {
+  const bool upper = thread & Lanes;
   CUTLASS_PRAGMA_UNROLL
-  for (int lanes = 16, half = Count / 2; lanes >= 4; lanes /= 2, half /= 2) {
-    const bool upper = thread & lanes;
-    CUTLASS_PRAGMA_UNROLL
-    for (int c = 0; c < half; ++c) {
-      const float other = __shfl_xor_sync(~0u, upper ? v[c] : v[half + c], lanes);
-      v[c] = (upper ? v[half + c] : v[c]) + other;
-    }
-    column += upper ? half : 0;
+  for (int c = 0; c < Half; ++c) {
+    const float other = __shfl_xor_sync(~0u, upper ? v[c] : v[Half + c], Lanes);
+    v[c] = (upper ? v[Half + c] : v[c]) + other;
   }
-  return column;
+  column += upper ? Half : 0;
+  if constexpr (Lanes > 4) {
+    add_up_rows<Half / 2, Lanes / 2>(v, thread, column);
+  }
 }
 
-// Writes partials[tile][n] for the block's outputs. acc holds the final values, zero where there is no pixel.
+// Whether all tiles have all their pixels, as in most images.
+LPKERNELS_HOST_DEVICE bool whole_tiles(const ConvShape& shape) {
+  return shape.depth % shape.tile_d + shape.height % shape.tile_h + shape.width % shape.tile_w == 0;
+}
+
+// Writes partials[tile][n] for the block's outputs: mean and biased variance. acc holds the final values, zero where
+// there is no pixel.
 template <class Config, int Width, class Accumulator>
 __device__ void column_statistics(const ConvShape& shape, const ConvBlock& block, const Accumulator& acc, int thread,
                                   unsigned char* memory, float2* partials) {
@@ -62,8 +65,9 @@ __device__ void column_statistics(const ConvShape& shape, const ConvBlock& block
         squares[c] = fmaf(v, v, squares[c]);
       }
     }
-    const int column = add_up_rows(sum, thread);
-    add_up_rows(squares, thread);
+    int column = 0, same = 0;
+    add_up_rows<kOnce / 2, 16>(sum, thread, column);
+    add_up_rows<kOnce / 2, 16>(squares, thread, same);
     CUTLASS_PRAGMA_UNROLL
     for (int c = 0; c < kOnce / 8; ++c) {
       const int own = first + column + c;
@@ -82,10 +86,11 @@ __device__ void column_statistics(const ConvShape& shape, const ConvBlock& block
       squares += sums[warp][thread].y;
     }
     // Over the few pixels of a tile the difference of squares keeps its digits; over an image it would not.
-    const float count = static_cast<float>(tile_pixels(shape, block.tile % (tiles(shape) / shape.batch)));
-    const float mean = sum / count;
+    const int count =
+        whole_tiles(shape) ? Config::BlockM : tile_pixels(shape, block.tile % (tiles(shape) / shape.batch));
+    const float part = 1.f / static_cast<float>(count), mean = sum * part;
     partials[int64_t{block.tile} * shape.outputs + block.n + thread] =
-        make_float2(mean, fmaxf(squares - sum * mean, 0.f));
+        make_float2(mean, fmaxf((squares - sum * mean) * part, 0.f));
   }
 }
 
@@ -109,15 +114,15 @@ static __global__ void combine_statistics_kernel(const ConvShape shape, const fl
   __shared__ Moments shared[8][32];
   const int lane = threadIdx.x, slice = threadIdx.y, n = blockIdx.x * 32 + lane;
   const int count = tiles(shape) / shape.batch, whole = shape.tile_d * shape.tile_h * shape.tile_w;
-  // Most images are a whole number of tiles: then nothing need be divided.
-  const bool even = shape.depth % shape.tile_d + shape.height % shape.tile_h + shape.width % shape.tile_w == 0;
+  const bool even = whole_tiles(shape);
   wait_for_kernel_before();
   const float2* of_image = partials + int64_t{blockIdx.y} * count * shape.outputs + n;
   Moments moments{};
 #pragma unroll 4
   for (int tile = slice; n < shape.outputs && tile < count; tile += 8) {
     const float2 part = of_image[int64_t{tile} * shape.outputs];
-    moments.add({static_cast<float>(even ? whole : tile_pixels(shape, tile)), part.x, part.y});
+    const float pixels = static_cast<float>(even ? whole : tile_pixels(shape, tile));
+    moments.add({pixels, part.x, part.y * pixels});
   }
   shared[slice][lane] = moments;
   __syncthreads();

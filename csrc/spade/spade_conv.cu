@@ -13,21 +13,25 @@
 #include "common/kernel_table.h"
 #include "hopper/activation.h"
 #include "hopper/epilogue.cuh"
+#include "hopper/statistics.cuh"
 
 namespace lpkernels {
 namespace {
 
 using namespace hopper;
 
+constexpr int kMostParts = 32;
+
 struct SpadeParams {
   const float* bias;
   const __half* x;
-  const float* stats;  // (B, C, 2): mean, rstd
+  const float* stats;  // (B, C, 2): mean, rstd; or (B, parts, C, 2): mean and variance of equal parts of the pixels
   __half* out;
   int64_t x_stride, out_stride;
   float negative_slope;
   int x_shift;   // 1: x has half the height and width
   int channels;  // C
+  int parts;     // 0: stats are those of the image
 };
 
 // A pixel's x and out.
@@ -61,8 +65,31 @@ struct SpadeRow {
   store_vector(row.out + channel, gamma1);
 }
 
+// A channel's mean and reciprocal deviation.
 [[maybe_unused]] __device__ inline float2 stats_of(const SpadeParams& params, const ConvBlock& block, int channel) {
-  return __ldg(reinterpret_cast<const float2*>(params.stats) + int64_t{block.b} * params.channels + channel);
+  const auto* stats = reinterpret_cast<const float2*>(params.stats);
+  if (params.parts == 0) {
+    return __ldg(stats + int64_t{block.b} * params.channels + channel);
+  }
+  stats += int64_t{block.b} * params.parts * params.channels + channel;
+  float2 parts[kMostParts];
+  float mean = 0.f, variance = 0.f;
+  CUTLASS_PRAGMA_UNROLL
+  for (int i = 0; i < kMostParts; ++i) {  // all under way at once
+    parts[i] = i < params.parts ? __ldg(stats + int64_t{i} * params.channels) : make_float2(0.f, 0.f);
+  }
+  CUTLASS_PRAGMA_UNROLL
+  for (int i = 0; i < kMostParts; ++i) {
+    mean += parts[i].x;
+  }
+  const float one = 1.f / static_cast<float>(params.parts);
+  mean *= one;
+  CUTLASS_PRAGMA_UNROLL
+  for (int i = 0; i < kMostParts; ++i) {
+    const float difference = i < params.parts ? parts[i].x - mean : 0.f;
+    variance += fmaf(difference, difference, parts[i].y);
+  }
+  return make_float2(mean, rsqrtf(fmaf(variance, one, kInstanceNormEps)));
 }
 
 // Columns in pairs of groups: 32 gammas, then the 32 betas of the same channels.
@@ -100,15 +127,6 @@ struct GammaBeta {
   template <class Config>
   __device__ static Ahead<Config> read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
                                              int thread, const EpilogueMemory& memory) {
-    OutputValues<Config, kValues>::store(memory.own, block, thread, [&](int n, float (&values)[kValues]) {
-      values[0] = block.n + n < shape.outputs ? __ldg(params.bias + block.n + n) : 0.f;
-      const int channel = block.n / 2 + n;
-      if (n < Config::BlockN / 2 && channel < params.channels) {
-        const float2 stats = stats_of(params, block, channel);
-        values[1] = stats.x;
-        values[2] = stats.y;
-      }
-    });
     Ahead<Config> ahead{};
     CUTLASS_PRAGMA_UNROLL
     for (int r = 0; r < rows<Config>(); ++r) {
@@ -122,6 +140,15 @@ struct GammaBeta {
         }
       }
     }
+    OutputValues<Config, kValues>::store(memory.own, block, thread, [&](int n, float (&values)[kValues]) {
+      values[0] = block.n + n < shape.outputs ? __ldg(params.bias + block.n + n) : 0.f;
+      const int channel = block.n / 2 + n;
+      if (n < Config::BlockN / 2 && channel < params.channels) {
+        const float2 stats = stats_of(params, block, channel);
+        values[1] = stats.x;
+        values[2] = stats.y;
+      }
+    });
     return ahead;
   }
 
@@ -227,7 +254,13 @@ void spade_conv_cuda(const Tensor& actv_tensor, const Tensor& weight, const Tens
   STD_TORCH_CHECK(shape.outputs == 2 * x.channels || shape.outputs == x.channels, "spade_conv: weight must have ",
                   x.channels, " or twice as many outputs, got ", shape_string(weight));
   check_floats("spade_conv", "bias", bias, {shape.outputs});
-  check_floats("spade_conv", "stats", stats, {x.batch, x.channels, 2});
+  const int64_t parts = stats.dim() == 4 ? stats.size(1) : 0;
+  STD_TORCH_CHECK(parts <= kMostParts, "spade_conv: stats may have up to ", kMostParts, " parts, got ", parts);
+  if (parts > 0) {
+    check_floats("spade_conv", "stats", stats, {x.batch, parts, x.channels, 2});
+  } else {
+    check_floats("spade_conv", "stats", stats, {x.batch, x.channels, 2});
+  }
   const SpadeParams params{.bias = static_cast<const float*>(bias.data_ptr()),
                            .x = static_cast<const __half*>(x.data),
                            .stats = static_cast<const float*>(stats.data_ptr()),
@@ -236,7 +269,8 @@ void spade_conv_cuda(const Tensor& actv_tensor, const Tensor& weight, const Tens
                            .out_stride = out.pixel_stride,
                            .negative_slope = static_cast<float>(negative_slope),
                            .x_shift = shift,
-                           .channels = x.channels};
+                           .channels = x.channels,
+                           .parts = static_cast<int>(parts)};
   const torch::stable::accelerator::DeviceGuard guard(actv_tensor.get_device_index());
   const cudaStream_t stream = current_stream(actv_tensor);
   if (shape.outputs == x.channels) {

@@ -65,8 +65,11 @@ class ConvAct(WeightedLayer):
         return {**own, "residual": residual, "gain": gain, "out": out, "stats": stats}
 
     def new_stats(self, x: Tensor) -> Tensor:
-        """Room for the statistics of this layer's answer to ``x``: (B, O, 2)."""
-        return torch.empty(x.shape[0], self.bias.shape[0], 2, dtype=self.bias.dtype, device=x.device)
+        """Room for the statistics of this layer's answer to ``x``: (B, O, 2), or in parts (``ops.stat_parts``)."""
+        outputs = self.bias.shape[0]
+        parts = ops.stat_parts(x, outputs)
+        shape = (outputs, 2) if parts is None else (parts, outputs, 2)
+        return torch.empty(x.shape[0], *shape, dtype=self.bias.dtype, device=x.device)
 
 
 class ConvPool(WeightedLayer):

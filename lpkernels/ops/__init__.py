@@ -2,7 +2,7 @@
 
 from lpkernels.ops._conv import pack_class_weight
 from lpkernels.ops._op import Backend, Choice, Op, registry, requested_backends, use_backend
-from lpkernels.ops.conv_act import conv_act, pack_conv_weight
+from lpkernels.ops.conv_act import conv_act, pack_conv_weight, stat_parts
 from lpkernels.ops.conv_img import conv_img
 from lpkernels.ops.conv_pool import conv_pool
 from lpkernels.ops.depthwise_linear import depthwise_linear
@@ -54,6 +54,7 @@ __all__ = [
     "requested_backends",
     "spade_conv",
     "sparse_motion",
+    "stat_parts",
     "stitch_mlp",
     "unpack_motion",
     "upsample_conv",

@@ -72,6 +72,15 @@ def float32(name: str, tensor: object, like: Tensor, dims: Sequence[int | str]) 
     return checked
 
 
+def statistics(stats: object, x: Tensor, channels: int) -> Tensor:
+    """Check statistics of a picture's channels, (B, C, 2), or in parts (B, P, C, 2); returns them."""
+    in_parts = _checks.is_tensor("stats", stats).dim() == 4
+    checked = float32("stats", stats, x, (x.shape[0], *(("P",) if in_parts else ()), channels, 2))
+    if in_parts and checked.shape[1] < 1:
+        raise ValueError(f"stats must have at least one part, got {tuple(checked.shape)}")
+    return checked
+
+
 def output(out: object | None, shape: Sequence[int], like: Tensor, **inputs: Tensor | None) -> Tensor:
     """``out`` checked, or a new contiguous tensor: ``shape``, dtype and device of ``like``, over none of ``inputs``."""
     if out is None:

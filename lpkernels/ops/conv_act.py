@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import Tensor
 from lpkernels import _checks, ref
 from lpkernels.ops import _conv
 from lpkernels.ops._op import Backend, Op, Signature, native, reference, triton_kernel
+
+TILE = 128  # pixels, and outputs, of a Hopper kernel's tile
+MOST_PARTS = 32
 
 
 def pack_conv_weight(weight: Tensor, multiple: int = _conv.WEIGHT_MULTIPLE) -> Tensor:
@@ -25,6 +29,21 @@ def pack_conv_weight(weight: Tensor, multiple: int = _conv.WEIGHT_MULTIPLE) -> T
     taps = ("kd", "kh", "kw") if weight.dim() == 5 else ("kh", "kw")
     _checks.shape("weight", weight, ("O", "C", *taps))
     return _conv.pad_channels(_conv.pixels(weight), multiple)
+
+
+def stat_parts(x: Tensor, outputs: int) -> int | None:
+    """In how many parts ``conv_act`` best leaves the statistics of its answer to ``x``; None: of the whole image.
+
+    The blocks of the Hopper kernel have those of their own tiles. Where these are few, ``spade_conv`` adds them up
+    while it waits for its first pixels, which saves the kernel that would do it in between.
+    """
+    if x.dim() != 4 or x.dtype != torch.float16 or outputs % TILE or x.shape[-1] % 64:
+        return None
+    height, width = x.shape[1:3]
+    powers = height & (height - 1) == 0 and width & (width - 1) == 0
+    if not powers or not 2 * TILE <= height * width <= MOST_PARTS * TILE:
+        return None
+    return height * width // TILE if _OP.backends["cuda"].why_not(x.device.type) is None else None
 
 
 def _fake(*_: Any) -> None:
@@ -53,7 +72,7 @@ def _written(compute: Callable[[Tensor], torch.dtype]) -> Callable[..., None]:
         y = ref.conv_act_in(compute(x), x, weight, bias, negative_slope, residual, gain)
         out.copy_(y)
         if stats is not None:
-            stats.copy_(ref.channel_stats(y.float()))
+            stats.copy_(ref.stats_like(stats, y.float()))
 
     return run
 
@@ -108,7 +127,8 @@ def conv_act(
         gain: (B, H, W), float32, for all channels of a pixel; 2D only.
         out: where to write y, channels-last, over none of the inputs; None: a new tensor.
         stats: (B, O, 2), float32, receives mean and 1 / sqrt(var + 1e-5) of every channel of y over all pixels (the
-            variance is biased), as InstanceNorm has them.
+            variance is biased), as InstanceNorm has them; or (B, P, O, 2), mean and var over each of P equal parts of
+            the pixels, for ``spade_conv``: which pixels are a part is the backend's to choose, and P ``stat_parts``'s.
 
     Returns:
         y, (B, [D,] H, W, O), which is ``out``.
@@ -141,7 +161,9 @@ def conv_act(
     inputs = {"x": x, "weight": weight, "bias": bias, "residual": residual, "gain": gain}
     out = _conv.output(out, shape, x, **inputs)
     if stats is not None:
-        _conv.float32("stats", stats, x, (x.shape[0], outputs, 2))
+        _conv.statistics(stats, x, outputs)
+        if stats.dim() == 4 and math.prod(grid) % stats.shape[1]:
+            raise ValueError(f"stats must have parts of equal size, got {stats.shape[1]} of {math.prod(grid)} pixels")
         _conv.no_overlap("stats", stats, **inputs, out=out)
     _OP(x, weight, bias, float(negative_slope), residual, gain, out, stats)
     return out

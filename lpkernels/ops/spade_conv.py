@@ -11,6 +11,7 @@ from torch import Tensor
 from lpkernels import _checks, ref, rewrites
 from lpkernels.ops import _conv
 from lpkernels.ops._op import Backend, Op, Signature, native, reference, triton_kernel
+from lpkernels.ops.conv_act import MOST_PARTS
 
 TAPS = 3
 
@@ -81,7 +82,9 @@ def _written(compute: Callable[[Tensor], torch.dtype]) -> Callable[..., None]:
 
 
 def _hopper_refuses(signature: Signature) -> str | None:
-    ((*_, inputs), dtype), _, _, ((*_, channels), _), *_ = signature
+    ((*_, inputs), dtype), _, _, ((*_, channels), _), (stats, _), *_ = signature
+    if len(stats) == 4 and stats[1] > MOST_PARTS:
+        return f"adds up statistics in at most {MOST_PARTS} parts, got {stats[1]}"
     if dtype != torch.float16 or inputs % 64 or channels % 32:
         return (
             f"made for float16, K in multiples of 64 and channels in multiples of 32; got {dtype}, {inputs}, {channels}"
@@ -127,7 +130,8 @@ def spade_conv(
         bias: (2C,) or (C,), float32, from the same function.
         x: (B, H, W, C), or (B, H/2, W/2, C), which is then read as enlarged (nearest); channels-last, the dtype of
             ``actv``.
-        stats: (B, C, 2), float32, mean and 1 / sqrt(var + eps) of every channel of ``x``: ``instance_norm_stats``.
+        stats: (B, C, 2), float32, mean and 1 / sqrt(var + eps) of every channel of ``x``: ``instance_norm_stats``; or
+            (B, P, C, 2), mean and var of P equal parts of the pixels, as ``conv_act`` leaves them.
         negative_slope: 1 for no activation, 0 for ReLU.
         out: where to write the answer, channels-last, over none of the inputs; None: a new tensor.
 
@@ -157,7 +161,7 @@ def spade_conv(
         height, width = _conv.of_classes(height), _conv.of_classes(width)
     if tuple(x.shape[:3]) not in ((batch, height, width), (batch, height / 2, width / 2)):
         raise ValueError(f"x must have H and W of actv, {height} and {width}, or half of both, got {tuple(x.shape)}")
-    _conv.float32("stats", stats, x, (batch, channels, 2))
+    _conv.statistics(stats, x, channels)
     _checks.same_dtype("x", x, actv=actv)
     _checks.same_device("x", x, actv=actv)
     inputs_of = {"actv": actv, "weight": weight, "bias": bias, "x": x, "stats": stats}

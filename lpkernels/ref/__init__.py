@@ -1,6 +1,6 @@
 """The plain PyTorch truth of every op: one file per op, differentiable, in float32 or float64."""
 
-from lpkernels.ref.conv_act import channel_stats, conv_act, conv_act_in
+from lpkernels.ref.conv_act import channel_parts, channel_stats, conv_act, conv_act_in, stats_like, whole_stats
 from lpkernels.ref.conv_img import conv_img, conv_img_in
 from lpkernels.ref.conv_pool import conv_pool, conv_pool_in
 from lpkernels.ref.depthwise_linear import depthwise_linear, depthwise_linear_in, tile_count, tile_height
@@ -21,6 +21,7 @@ from lpkernels.ref.upsample_conv import upsample_conv, upsample_conv_in
 
 __all__ = [
     "background_sample",
+    "channel_parts",
     "channel_stats",
     "conv_act",
     "conv_act_in",
@@ -48,10 +49,12 @@ __all__ = [
     "spade_conv",
     "spade_conv_in",
     "sparse_motion",
+    "stats_like",
     "stitch_mlp",
     "tile_count",
     "tile_height",
     "upsample_conv",
     "upsample_conv_in",
     "warp_affine",
+    "whole_stats",
 ]

@@ -58,6 +58,27 @@ def activation(v: Tensor, negative_slope: float) -> Tensor:
     return F.relu(v) if negative_slope == 0.0 else F.leaky_relu(v, negative_slope)
 
 
+def channel_parts(y: Tensor, parts: int) -> Tensor:
+    """Mean and biased variance over each of ``parts`` equal runs of pixels, (B, ..., O) -> (B, parts, O, 2)."""
+    var, mean = torch.var_mean(y.flatten(1, -2).unflatten(1, (parts, -1)), dim=2, correction=0)
+    return torch.stack([mean, var], dim=-1)
+
+
+def whole_stats(stats: Tensor) -> Tensor:
+    """Statistics in parts (B, parts, O, 2) as ``channel_stats`` has them, (B, O, 2), which stay as they are."""
+    if stats.dim() == 3:
+        return stats
+    means, variances = stats.unbind(-1)
+    mean = means.mean(1)
+    var = variances.mean(1) + (means - mean[:, None]).square().mean(1)
+    return torch.stack([mean, torch.rsqrt(var + EPS)], dim=-1)
+
+
+def stats_like(stats: Tensor, y: Tensor) -> Tensor:
+    """The statistics of ``y`` in the form of ``stats``."""
+    return channel_stats(y) if stats.dim() == 3 else channel_parts(y, stats.shape[1])
+
+
 def channel_stats(y: Tensor) -> Tensor:
     """Mean and 1 / sqrt(var + 1e-5) of every channel over all pixels, (B, ..., O) -> (B, O, 2); biased variance."""
     var, mean = torch.var_mean(y.flatten(1, -2), dim=1, correction=0)

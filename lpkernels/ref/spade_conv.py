@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lpkernels import rewrites
 from lpkernels._channels_last import pixels, planes
-from lpkernels.ref.conv_act import activation, convolved
+from lpkernels.ref.conv_act import activation, convolved, whole_stats
 
 
 def spade_conv(
@@ -33,7 +33,7 @@ def spade_conv_in(
     large = planes(x.to(compute))
     if large.shape[2:] != columns.shape[2:]:
         large = F.interpolate(large, scale_factor=2)
-    mean, rstd = stats.to(compute)[..., None, None].unbind(2)
+    mean, rstd = whole_stats(stats.to(compute))[..., None, None].unbind(2)
     y = (large - mean) * rstd
     if bias.shape[0] == x.shape[-1]:
         y = y * columns

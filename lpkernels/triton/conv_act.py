@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lpkernels import ref
 from lpkernels._channels_last import pixel_stride
 from lpkernels.triton._library import convolve
 
@@ -115,7 +116,8 @@ def conv_act(
     wide = min(64, triton.next_power_of_2(channels))
     tall = TILE // wide
     blocks = triton.cdiv(pixels, tall)
-    partial = None if stats is None else bias.new_empty(batch, blocks, 2, channels)
+    in_parts = stats is not None and stats.dim() == 4
+    partial = None if stats is None or in_parts else bias.new_empty(batch, blocks, 2, channels)
     _epilogue[(blocks, triton.cdiv(channels, wide), batch)](
         y,
         bias,
@@ -133,7 +135,9 @@ def conv_act(
         PIXELS=tall,
         CHANNELS=wide,
     )
-    if stats is not None:
+    if stats is not None and in_parts:
+        stats.copy_(ref.channel_parts(out.float(), stats.shape[1]))
+    elif stats is not None:
         _combine[(triton.cdiv(channels, 8), batch)](
             partial,
             stats,

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lpkernels import rewrites
+from lpkernels import ref, rewrites
 from lpkernels._channels_last import pixel_stride
 from lpkernels.triton._library import convolve
 
@@ -74,6 +74,7 @@ def spade_conv(
 ) -> None:
     """Launch on checked arguments; see ``lpkernels.ops.spade_conv``."""
     y = convolve(actv, weight, (1, 1))
+    stats = ref.whole_stats(stats)
     batch, height, width, channels = out.shape
     wide = min(64, triton.next_power_of_2(channels))
     tall = TILE // wide

@@ -77,7 +77,7 @@ def exact_ops() -> SimpleNamespace:
     def conv_act(stats: Tensor | None = None, **arguments: Any) -> Tensor:
         answer = written(ref.conv_act)(**arguments)
         if stats is not None:
-            stats.copy_(ref.channel_stats(answer))
+            stats.copy_(ref.stats_like(stats, answer))
         return answer
 
     def flow_warp(want_deformation: bool, **arguments: Any) -> tuple[Tensor, Tensor]:
@@ -90,6 +90,7 @@ def exact_ops() -> SimpleNamespace:
 
     return SimpleNamespace(
         **{name: getattr(ops, name) for name in ops.__all__ if name.startswith("pack_")},
+        stat_parts=ops.stat_parts,
         conv_act=conv_act,
         conv_pool=written(ref.conv_pool),
         upsample_conv=written(ref.upsample_conv),

@@ -80,6 +80,14 @@ def with_stats_ref(*inputs: Any) -> tuple[Tensor, Tensor]:
     return y, ref.channel_stats(y)
 
 
+def in_parts(*inputs: Any, parts: int = 2) -> tuple[Tensor, Tensor]:
+    """The op's answer and its statistics, put together from parts."""
+    stats = torch.empty(inputs[0].shape[0], parts, inputs[1].shape[0], 2, device=inputs[0].device)
+    y = ops.conv_act(*inputs, stats=stats)
+    assert not stats.isnan().any()
+    return y, ref.whole_stats(stats)
+
+
 def alone(*inputs: Any) -> tuple[Tensor]:
     return (ops.conv_act(*inputs),)
 
@@ -114,6 +122,44 @@ def test_reference_is_the_originals_formula(case: Case) -> None:
 @pytest.mark.parametrize("case", SMALL)
 def test_matches_reference(case: Case, device: str) -> None:
     assert_matches(case, torch.float32, device)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("case", SMALL)
+def test_statistics_in_parts(case: Case) -> None:
+    inputs = case.inputs()
+    pixels = inputs[0][0, ..., 0].numel()
+    for parts in (1, pixels):
+        for actual, truth in zip(in_parts(*inputs, parts=parts), with_stats_ref(*exact(inputs)), strict=True):
+            assert contract.relative_error(actual, truth) < 3 * contract.ULPS[torch.float32]
+    with pytest.raises(ValueError, match="parts of equal size"):
+        in_parts(*inputs, parts=pixels + 1)
+
+
+@pytest.mark.usefixtures("poisoned", "interpreted")
+@pytest.mark.parametrize("case", SMALL)
+def test_triton_statistics_in_parts(case: Case) -> None:
+    inputs = case.inputs()
+    with ops.use_backend("triton"):
+        actual = in_parts(*inputs, parts=1)[1]
+    assert contract.relative_error(actual, with_stats_ref(*exact(inputs))[1]) < 3 * contract.ULPS[torch.float32]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("shape", [(1, 64, 64, 512), (2, 16, 32, 64), (3, 32, 8, 128)])
+@pytest.mark.parametrize("outputs", [128, 512])
+def test_hopper_statistics_in_parts(shape: tuple[int, ...], outputs: int) -> None:
+    case = Case(shape, outputs, (3, 3), residual="full")
+    inputs = case.inputs(torch.float16, "cuda")
+    inputs[2].add_(30)  # a mean far above the deviation
+    parts = ops.stat_parts(inputs[0], outputs)
+    if parts is None:
+        pytest.skip("no Hopper kernels here")
+    assert parts == shape[1] * shape[2] // 128
+    y, actual = in_parts(*inputs, parts=parts)
+    assert contract.relative_error(actual, ref.channel_stats(y.double())) < 1e-3
+    assert_within_pytorchs_own_error(lambda *args: in_parts(*args, parts=parts), with_stats_ref, inputs, "cuda")
 
 
 @pytest.mark.usefixtures("poisoned", "interpreted")

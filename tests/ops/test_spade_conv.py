@@ -242,6 +242,41 @@ def test_half_within_pytorchs_own_error(case: Case, name: str) -> None:
     assert buffer[..., -16:].isnan().all()
 
 
+def parts_of(inputs: list[Tensor], parts: int) -> list[Tensor]:
+    """The same call with the statistics of x in parts."""
+    *others, x, _ = inputs
+    return [*others, x, ref.channel_parts(x.float(), parts)]
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_statistics_in_parts(case: Case, device: str) -> None:
+    inputs = make_inputs(case, torch.float32, device)
+    pixels = inputs[3].shape[1] * inputs[3].shape[2]
+    for parts in (1, pixels):
+        actual = ops.spade_conv(*parts_of(inputs, parts))
+        assert contract.relative_error(actual, ref.spade_conv(*exact(inputs))) < 1e-5
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_triton_statistics_in_parts() -> None:
+    inputs = make_inputs(SMALL[0], torch.float32, "cpu")
+    with ops.use_backend("triton"):
+        actual = ops.spade_conv(*parts_of(inputs, 1))
+    assert contract.relative_error(actual, ref.spade_conv(*exact(inputs))) < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("parts", [2, 32, 64])
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_half_statistics_in_parts(case: Case, parts: int) -> None:
+    inputs = parts_of(make_inputs(case, torch.float16, "cuda"), parts)
+    truth = ref.spade_conv(*exact(inputs))
+    with ops.use_backend("torch"):
+        own = contract.relative_error(ops.spade_conv(*inputs), truth)
+    assert contract.relative_error(ops.spade_conv(*inputs), truth) <= 1.5 * own + contract.ULPS[torch.float16]
+
+
 @pytest.mark.gpu
 def test_repeatable() -> None:
     contract.check_repeatable(modulated, make_inputs(PUBLISHED[1], torch.float16, "cuda"))
