@@ -40,7 +40,8 @@ __device__ inline float sum_of_lanes(float v) {
 
 // Tells the cluster mean and sum of squared differences of this block's channels: statistics[rank][pixel].
 template <int Pixels>
-__device__ void share_statistics(const Chunks& chunks, int own, const float* v, int pitch, float2* statistics) {
+__device__ void share_statistics(const Chunks& chunks, int own, const float* v, int pitch, float2* statistics,
+                                 uint64_t* arrivals) {
   const int lane = static_cast<int>(threadIdx.x) % 8, vectors = chunks.count(own) * kVectors;
   const float inverse_count = 1.f / static_cast<float>(chunks.channel_count(own));
   for (int pixel = threadIdx.x / 8; pixel < Pixels; pixel += kThreads / 8) {
@@ -63,7 +64,7 @@ __device__ void share_statistics(const Chunks& chunks, int own, const float* v, 
     }
     squares = sum_of_lanes(squares);
     if (lane < chunks.cluster) {
-      store_in(statistics + own * Pixels + pixel, lane, make_float2(mean, squares));
+      send(statistics + own * Pixels + pixel, make_float2(mean, squares), lane, arrivals);
     }
   }
 }
@@ -71,7 +72,7 @@ __device__ void share_statistics(const Chunks& chunks, int own, const float* v, 
 // Gives the cluster this block's channels of a, normalised with everybody's statistics.
 template <int Pixels>
 __device__ void share_normalized(const Chunks& chunks, int own, const float* v, int pitch, const float2* statistics,
-                                 __half* a, int pitch_a) {
+                                 __half* a, int pitch_a, uint64_t* arrivals) {
   const int lane = static_cast<int>(threadIdx.x) % 8, vectors = chunks.count(own) * kVectors;
   const float inverse_count = 1.f / static_cast<float>(chunks.channels);
   for (int pixel = threadIdx.x / 8; pixel < Pixels; pixel += kThreads / 8) {
@@ -97,7 +98,7 @@ __device__ void share_normalized(const Chunks& chunks, int own, const float* v, 
                                        halves(values[4], values[5]), halves(values[6], values[7]));
       auto* place = reinterpret_cast<uint4*>(a + pixel * pitch_a + chunks.channel(own, j));
       for (int rank = 0; rank < chunks.cluster; ++rank) {
-        store_in(place, rank, rounded);
+        send(place, rounded, rank, arrivals);
       }
     }
   }

@@ -37,7 +37,8 @@ struct DepthwiseMemory {
 
   int chunks, most, slots;  // of the channels; of a block; that are loaded at once
   int pitch_a, pitch_v;
-  size_t statistics, bias, partial, convolved, halo, taps, bytes;  // a is at 0; `staged` lies over v, halo and taps
+  size_t arrivals, statistics, bias, partial, convolved, halo, taps,
+      bytes;  // a is at 0; `staged` lies over v, halo and taps
 
   LPKERNELS_HOST_DEVICE DepthwiseMemory(int channels, int cluster) {
     chunks = ceil_div(channels, kChunk);
@@ -45,7 +46,8 @@ struct DepthwiseMemory {
     slots = most < 2 ? most : 2;
     pitch_a = row_pitch(padded_depth(channels));
     pitch_v = most % 2 == 1 ? most * kChunk : most * kChunk + 16;  // two pixels of 16 lanes in different banks
-    statistics = sizeof(__half) * kPixels * pitch_a;
+    arrivals = sizeof(__half) * kPixels * pitch_a;                 // of statistics, and of a
+    statistics = arrivals + 2 * sizeof(uint64_t);
     bias = statistics + sizeof(float2) * cluster * kPixels;
     partial = bias + sizeof(float) * Product::kColumns;
     convolved = partial + sizeof(float4) * kThreads;

@@ -59,7 +59,7 @@ __device__ inline float approximate_exp2(float v) {
   return result;
 }
 
-// The two halves of a barrier of the cluster that orders no memory.
+// The two halves of a barrier of the cluster that orders no memory but what `expect_bytes` wrote.
 __device__ inline void arrive_at_cluster() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
@@ -67,50 +67,62 @@ __device__ inline void wait_for_cluster() {
   asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 }
 
-// A barrier of the cluster: what was written before it is seen after it.
-__device__ inline void sync_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+__device__ inline unsigned shared_address(const void* own) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(own));
+}
+
+// One thread says how many bytes blocks of the cluster will send this one, once, with `arrivals`.
+__device__ inline void expect_bytes(uint64_t* arrivals, int bytes) {
+  const unsigned at = shared_address(arrivals);
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(at) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+}
+
+// Waits until they are there and may be read.
+__device__ inline void wait_for_bytes(uint64_t* arrivals) {
+  asm volatile(
+      "{\n"
+      ".reg .pred there;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 there, [%0], 0;\n"
+      "@!there bra again;\n"
+      "}" ::"r"(shared_address(arrivals))
+      : "memory");
 }
 
 // The address in the cluster's shared memory that `own`, an address of this block, has in block `rank`.
-__device__ inline uint32_t address_in(const void* own, int rank) {
-  uint32_t address;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;"
-      : "=r"(address)
-      : "r"(static_cast<unsigned>(__cvta_generic_to_shared(own))), "r"(rank));
+__device__ inline unsigned address_in(const void* own, int rank) {
+  unsigned address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(own)), "r"(rank));
   return address;
 }
 
-// *own = value, in block `rank`.
-__device__ inline void store_in(float* own, int rank, float value) {
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address_in(own, rank)), "f"(value) : "memory");
+// *own = value in block `rank`, which counts it as arrived. No fence: the value and its arrival travel together.
+__device__ inline void send(float* own, float value, int rank, uint64_t* arrivals) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(address_in(own, rank)),
+      "r"(__float_as_uint(value)), "r"(address_in(arrivals, rank))
+      : "memory");
 }
 
-__device__ inline void store_in(float2* own, int rank, float2 value) {
-  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(address_in(own, rank)), "f"(value.x), "f"(value.y)
+__device__ inline void send(float2* own, float2 v, int rank, uint64_t* arrivals) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
+                   address_in(own, rank)),
+               "r"(__float_as_uint(v.x)), "r"(__float_as_uint(v.y)), "r"(address_in(arrivals, rank))
                : "memory");
 }
 
-__device__ inline void store_in(float4* own, int rank, float4 v) {
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address_in(own, rank)), "f"(v.x), "f"(v.y),
-               "f"(v.z), "f"(v.w)
+__device__ inline void send(uint4* own, uint4 v, int rank, uint64_t* arrivals) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                   address_in(own, rank)),
+               "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(address_in(arrivals, rank))
                : "memory");
 }
 
-__device__ inline void store_in(uint4* own, int rank, uint4 v) {
-  asm volatile("st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address_in(own, rank)), "r"(v.x), "r"(v.y),
-               "r"(v.z), "r"(v.w)
-               : "memory");
-}
-
-// *own of block `rank`.
-__device__ inline float4 load_in(const float4* own, int rank) {
-  float4 v;
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(address_in(own, rank)));
-  return v;
+__device__ inline void send(float4* own, float4 v, int rank, uint64_t* arrivals) {
+  const uint4 words =
+      make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w));
+  send(reinterpret_cast<uint4*>(own), words, rank, arrivals);
 }
 
 }  // namespace lpkernels::convnext

@@ -6,13 +6,13 @@
 // an image, 96 outputs and one of `splits` pieces of 384 of K, whose weights are in registers before the wait for the
 // kernel ahead. A cluster is `tiles` tiles of pixels times the `splits` blocks that share their sums. Its blocks divide
 // the K columns' norms among themselves and tell each other through distributed shared memory; each multiplies its x by
-// the factors where it lies in shared memory, rounded once; at the end each adds up its part of the pixels over the
-// cluster, in order.
+// the factors where it lies in shared memory, rounded once; at the end each sends its sums to the block
+// that adds up those pixels, in order. What is sent counts its own arrival: no fence, no barrier of the cluster.
 //
 // Published stages 4096 x 384 -> 96 .. 64 x 3072 -> 768: 128 blocks of 8 warps each, 1.2 M products of the tensor cores
 // a block, clusters of 8 tiles and no split, 4 and 2, 2 and 4, 1 and 8. Bytes a block: 74 KB of weights before the
 // wait; 25 KB of x, 12 to 3 KB of squares, 6 KB of residual after it, up to 21 KB from the cluster. By count, after the
-// wait, in clocks: squares and x 800, norms and their exchange 700, scaling 250, product 1000, sums 500: 2
+// wait, in clocks: squares and x 800, norms and their exchange 500, scaling 250, product 1000, sums 400: 1.7
 // microseconds.
 #pragma once
 
@@ -36,24 +36,25 @@ struct GrnMemory {
   using Product = HeldProduct<32, 2, 6>;
   static constexpr int kPitch = row_pitch(Product::kDepth);
 
-  int quads;                                                   // groups of four columns whose norms a block takes
-  size_t gains, sums, bias, residual, partial, staged, bytes;  // a is at 0
+  int quads;  // groups of four columns whose norms a block takes
+  size_t arrivals, gains, sums, bias, residual, partial, received, bytes;  // a is at 0
 
   LPKERNELS_HOST_DEVICE GrnMemory(int depth, int cluster) {
     quads = ceil_div(depth / 4, cluster);
-    gains = sizeof(__half) * Product::kRows * kPitch;  // gamma |x| of every column, float
-    sums = gains + sizeof(float4) * quads * cluster;   // of |x|, by block and warp
+    arrivals = sizeof(__half) * Product::kRows * kPitch;  // of norms, and of sums
+    gains = arrivals + 2 * sizeof(uint64_t);              // gamma |x| of every column, float
+    sums = gains + sizeof(float4) * quads * cluster;      // of |x|, by block and warp
     bias = sums + sizeof(float) * cluster * kWarps;
     residual = bias + sizeof(float) * Product::kColumns;
     partial = residual + sizeof(__half) * Product::kRows * Product::kColumns;
-    staged = partial + sizeof(float4) * (quads > kThreads ? quads : kThreads);
-    bytes = staged + Product::kStagedBytes;
+    received = partial + sizeof(float4) * (quads > kThreads ? quads : kThreads);
+    bytes = received + Product::kStagedBytes;
   }
 };
 
 // This block's part of the K norms, told to the cluster: gamma |x| by column, and the sum of |x| by warp.
 __device__ inline void share_norms(const GrnLinear& p, const GrnMemory& at, unsigned char* memory, int image, int own,
-                                   float4 gamma) {
+                                   float4 gamma, uint64_t* arrivals) {
   const int cluster = p.splits * p.tiles, thread = threadIdx.x, first = own * at.quads;
   const int slices = at.quads < kThreads ? kThreads / at.quads : 1;
   const float* squares = p.squares + int64_t{image} * p.rows * p.depth;
@@ -86,7 +87,7 @@ __device__ inline void share_norms(const GrnLinear& p, const GrnMemory& at, unsi
       }
       const float4 gain = make_float4(gamma.x * norm.x, gamma.y * norm.y, gamma.z * norm.z, gamma.w * norm.w);
       for (int rank = 0; rank < cluster; ++rank) {
-        store_in(reinterpret_cast<float4*>(memory + at.gains) + first + quad, rank, gain);
+        send(reinterpret_cast<float4*>(memory + at.gains) + first + quad, gain, rank, arrivals);
       }
     }
   }
@@ -95,9 +96,9 @@ __device__ inline void share_norms(const GrnLinear& p, const GrnMemory& at, unsi
     of_thread += __shfl_xor_sync(~0u, of_thread, lanes);
   }
   if (thread % 32 < cluster) {
-    store_in(reinterpret_cast<float*>(memory + at.sums) + own * kWarps + thread / 32, thread % 32, of_thread);
+    send(reinterpret_cast<float*>(memory + at.sums) + own * kWarps + thread / 32, of_thread, thread % 32, arrivals);
   }
-  sync_cluster();
+  wait_for_bytes(arrivals);
 }
 
 // 1 / (mean_K |x| + eps), from the sums of all blocks and warps.
@@ -133,7 +134,7 @@ struct Piece {
   // a *= 1 + gain * inverse, rounded; gains: of the piece's columns, `depth` of which exist.
   __device__ static void scale(const float* gains, float inverse, int depth, __half* a) {
     wait_for_copies<0>();
-#pragma unroll
+#pragma unroll 2  // more at once would not leave registers enough for the weights
     for (int i = 0; i < kOwn; ++i) {
       if (column(i) < depth) {
         auto* vector = reinterpret_cast<uint4*>(place(a, i));
@@ -156,14 +157,16 @@ struct Piece {
 struct Answer {
   using Product = GrnMemory::Product;
 
-  int image, first_pixel, first_n, rows, first_row;  // of the image's pixels; of a tile's
+  static constexpr int kPitch = Product::kStagedPitch;
+  static constexpr int kBytes = sizeof(float) * Product::kGroups * Product::kRows * Product::kColumns;  // it gets
+
+  int image, first_pixel, first_n, rows;
 
   __device__ Answer(const GrnLinear& p, int image, int tile_pixel, int n, int part)
       : image(image),
         first_pixel(tile_pixel + part * (Product::kRows / p.splits)),
         first_n(n),
-        rows(Product::kRows / p.splits),
-        first_row(part * (Product::kRows / p.splits)) {}
+        rows(Product::kRows / p.splits) {}
 
   __device__ bool exists(const GrnLinear& p, int row, int column) const {
     return first_pixel + row < p.pixels && first_n + column < p.outputs;
@@ -183,24 +186,39 @@ struct Answer {
     }
   }
 
-  // staged: every block's own sums; base: rank of the first that shares them.
-  __device__ void finish(const GrnLinear& p, const float* staged, const float4* bias, const __half* residual,
-                         int base) const {
+  // Sends each row's sums to the block that adds them up: received[part][group][row of its own][column]. Two lanes
+  // exchange halves, so that one has four columns of row g and the other of row g + 8. base: rank of the first part.
+  __device__ void send_sums(const Product& product, int part, int base, float* received, uint64_t* arrivals) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32, odd = lane % 2;
+#pragma unroll
+    for (int m = 0; m < Product::kRows / 16; ++m) {
+      const int row = 16 * m + lane / 4 + 8 * odd, owner = row / rows;
+      float* place = received + ((part * Product::kGroups + Product::group()) * rows + row % rows) * kPitch +
+                     Product::first_column() + lane % 4 / 2 * 4;
+#pragma unroll
+      for (int j = 0; j < kWarpColumns / 8; ++j) {
+        const float (&own)[4] = product.sums[m][j];
+        const float first = __shfl_xor_sync(~0u, odd ? own[0] : own[2], 1);
+        const float second = __shfl_xor_sync(~0u, odd ? own[1] : own[3], 1);
+        const float4 sums =
+            odd ? make_float4(first, second, own[2], own[3]) : make_float4(own[0], own[1], first, second);
+        send(reinterpret_cast<float4*>(place + 8 * j), sums, base + owner, arrivals);
+      }
+    }
+  }
+
+  __device__ void finish(const GrnLinear& p, const float* received, const float4* bias, const __half* residual) const {
     constexpr int kQuads = Product::kColumns / 4;
     for (int item = threadIdx.x; item < rows * kQuads; item += kThreads) {
       const int row = item / kQuads, column = item % kQuads * 4;
       if (!exists(p, row, column)) {
         continue;
       }
-      const float* own = staged + (first_row + row) * Product::kStagedPitch + column;
+      const float* own = received + row * kPitch + column;
       float4 sum = bias[column / 4];
 #pragma unroll 4
-      for (int rank = base; rank < base + p.splits; ++rank) {
-#pragma unroll
-        for (int group = 0; group < Product::kGroups; ++group) {
-          const float* of_group = own + group * Product::kRows * Product::kStagedPitch;
-          sum = sum + load_in(reinterpret_cast<const float4*>(of_group), rank);
-        }
+      for (int i = 0; i < p.splits * Product::kGroups; ++i) {
+        sum = sum + *reinterpret_cast<const float4*>(own + i * rows * kPitch);
       }
       const uint2 pairs = *reinterpret_cast<const uint2*>(residual + row * Product::kColumns + column);
       const float2 first = floats(pairs.x), second = floats(pairs.y);
@@ -239,7 +257,8 @@ static __global__ void __launch_bounds__(kThreads, 2) grn_linear_kernel(const __
   const GrnMemory at(p.depth, cluster);
   unsigned char* memory = shared_memory();
   auto* a = reinterpret_cast<__half*>(memory);
-  auto* staged = reinterpret_cast<float*>(memory + at.staged);
+  auto* received = reinterpret_cast<float*>(memory + at.received);
+  auto* arrivals = reinterpret_cast<uint64_t*>(memory + at.arrivals);
   const auto* gains = reinterpret_cast<const float*>(memory + at.gains);
 
   let_next_kernel_start();
@@ -254,28 +273,25 @@ static __global__ void __launch_bounds__(kThreads, 2) grn_linear_kernel(const __
     const int n = first_n + 4 * thread;
     bias[thread] = n < p.outputs ? *reinterpret_cast<const float4*>(p.bias + n) : make_float4(0.f, 0.f, 0.f, 0.f);
   }
+  if (thread == 0) {
+    expect_bytes(arrivals, static_cast<int>(sizeof(float)) * (p.depth + cluster * kWarps));
+    expect_bytes(arrivals + 1, Answer::kBytes);
+  }
   arrive_at_cluster();
   wait_for_kernel_before();
 
   const Answer answer(p, image, first_pixel, first_n, part);
   answer.copy_residual(p, residual);
   Piece::copy(p, image, first_pixel, first_k, a);
-  share_norms(p, at, memory, image, own, gamma);
+  share_norms(p, at, memory, image, own, gamma, arrivals);
   const float inverse = inverse_mean(p, reinterpret_cast<const float*>(memory + at.sums));
   Piece::scale(gains + first_k, inverse, depth, a);
   __syncthreads();
   product.clear();
   product.multiply(a, GrnMemory::kPitch, padded_depth(depth));
-  product.stage(staged);
-  if (p.splits > 1) {
-    sync_cluster();
-  } else {
-    __syncthreads();
-  }
-  answer.finish(p, staged, bias, residual, own - part);
-  if (p.splits > 1) {
-    sync_cluster();  // no block leaves while another reads its sums
-  }
+  answer.send_sums(product, part, own - part, received, arrivals + 1);
+  wait_for_bytes(arrivals + 1);
+  answer.finish(p, received, bias, residual);
 #endif
 }
 

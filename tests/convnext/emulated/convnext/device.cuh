@@ -305,18 +305,24 @@ inline void wait_for_cluster() {
   emulated::wait(emulated::current->block->cluster->barrier, emulated::current->awaited);
 }
 
-inline void sync_cluster() {
-  arrive_at_cluster();
-  wait_for_cluster();
+inline void expect_bytes(uint64_t* arrivals, int bytes) {
+  *arrivals = bytes;
+}
+
+inline void wait_for_bytes(uint64_t* arrivals) {
+  while (*arrivals != 0) {
+    emulated::yield();
+  }
 }
 
 template <class T>
-void store_in(T* own, int rank, T value) {
+void send(T* own, T value, int rank, uint64_t* arrivals) {
   *emulated::place_in(own, rank) = value;
-}
-
-inline float4 load_in(const float4* own, int rank) {
-  return *emulated::place_in(own, rank);
+  uint64_t& left = *emulated::place_in(arrivals, rank);
+  if (left < sizeof(T)) {
+    emulated::fail("send: more bytes than expected");
+  }
+  left -= sizeof(T);
 }
 
 }  // namespace lpkernels::convnext
