@@ -81,9 +81,12 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
     const int thread = threadIdx.x - 128;
     const EpilogueMemory epilogue_memory{memory, memory + sizeof(storage)};
     wait_for_kernel_before();  // the epilogue reads what others wrote, and writes what they may still read
-    for (int i = first, turn = 0; i < end; i += stride, turn ^= 1) {
-      ConvBlock block = block_of(shape, Config::BlockN, i, part);
-      block.turn = turn;
+    ConvBlock block{};
+    for (int i = first; i < end; i += stride) {
+      const ConvBlock before = block;
+      block = block_of(shape, Config::BlockN, i, part);
+      block.fresh = i == first || block.n != before.n || block.b != before.b;
+      block.turn = before.turn ^ static_cast<int>(block.fresh);
       // What the epilogue needs besides the sums comes while they are made.
       const auto ahead = Epilogue::template read_ahead<Config>(params, shape, block, thread, epilogue_memory);
       auto acc = partition_fragment_C(typename Config::Mma{}, Shape<Int<Config::BlockM>, Int<Config::BlockN>>{});

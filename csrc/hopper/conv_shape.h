@@ -88,7 +88,8 @@ struct ConvBlock {
   int weight_row;  // its row in the weight
   int phase_h, phase_w;
   int k_begin, k_end;
-  int turn = 0;  // 0 or 1: of every other tile of a block that goes on to others
+  bool fresh = true;  // a block that goes on to another tile: whether its image or its outputs are others
+  int turn = 0;       // 0 or 1: of every other fresh tile
 };
 
 // The taps of an axis in a phase: `count` of them from x's row stride_of_x * i + `first` on, `stored` the weight's
@@ -301,9 +302,18 @@ LPKERNELS_HOST_DEVICE int blocks(const ConvShape& shape, int block_n) {
   return ceil_div(shape.outputs, block_n) * tiles(shape) * shape.phases();
 }
 
+// Phases with many taps come first, so that blocks end at about the same time.
+LPKERNELS_HOST_DEVICE int phase_at(const ConvShape& shape, int place) {
+  if (shape.grid != Grid::kEnlarged4 && shape.grid != Grid::kToClasses) {
+    return place;
+  }
+  return place < 4 ? place / 2 * 6 + place % 2 * 2 : place < 8 ? 2 * place - 7 : 4;  // corners, edges, the middle
+}
+
 LPKERNELS_HOST_DEVICE ConvBlock block_of(const ConvShape& shape, int block_n, int index, int part) {
   const int columns = ceil_div(shape.outputs, block_n), all_tiles = tiles(shape);
-  return block_at(shape, index % columns * block_n, index / columns % all_tiles, index / columns / all_tiles, part);
+  const int phase = phase_at(shape, index / columns / all_tiles);
+  return block_at(shape, index % columns * block_n, index / columns % all_tiles, phase, part);
 }
 
 }  // namespace lpkernels::hopper

@@ -136,8 +136,8 @@ struct ReadsNothingAhead {
   }
 };
 
-// Numbers that belong to a block's outputs, Count for each, as Count rows of BlockN floats. Two tiles' take turns: when
-// the next but one comes, all are done with this one's.
+// Numbers that belong to a block's outputs, Count for each, as Count rows of BlockN floats. Those of two tiles take
+// turns: when the next but one comes, all are done with this one's.
 template <class Config, int Count>
 struct OutputValues {
   static constexpr size_t kBytes = 2 * Count * Config::BlockN * sizeof(float);
@@ -150,6 +150,9 @@ struct OutputValues {
   template <class Value>
   __device__ static void store(unsigned char* memory, const ConvBlock& block, int thread, Value&& value) {
     static_assert(Config::BlockN <= 256);
+    if (!block.fresh) {
+      return;
+    }
     if (thread < Config::BlockN) {
       float values[Count] = {};
       value(thread, values);

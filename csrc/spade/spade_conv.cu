@@ -225,13 +225,18 @@ struct GammaAlone {
 
 using Wide = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/256, /*Stages=*/4>>;
 using Tall = BoxLoop<ConvConfig</*BlockM=*/256, /*BlockN=*/128, /*Stages=*/4>>;
+// 2 rows of 64 pixels: a box of actv serves three taps.
+using WideHalo = HaloLoop</*TileH=*/2, /*TileW=*/64, /*BlockN=*/256, /*TapsH=*/3, /*XStages=*/2, /*WeightStages=*/4>;
 using GammaEpilogue = PixelEpilogue<GammaAlone, 8>;
 
 template <class Epilogue>
 void launch(const Activation& actv, const Tensor& weight, ConvShape shape, const SpadeParams& params,
             cudaStream_t stream) {
   shape.permuted = true;
-  if (shape.outputs % 256 == 0) {
+  const bool rows = shape.grid == Grid::kSame && shape.height % 2 == 0 && shape.width % 64 == 0;
+  if (shape.outputs % 256 == 0 && rows) {
+    launch_conv<WideHalo, Epilogue>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);
+  } else if (shape.outputs % 256 == 0) {
     launch_conv<Wide, Epilogue>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);
   } else {
     launch_conv<Tall, Epilogue>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);
@@ -281,10 +286,13 @@ void spade_conv_cuda(const Tensor& actv_tensor, const Tensor& weight, const Tens
   check_launch("spade_conv");
 }
 
-const RegisterKernel kernels[] = {RegisterKernel(conv_entry<Wide, GammaBeta>("spade_conv<128x256>")),
-                                  RegisterKernel(conv_entry<Tall, GammaBeta>("spade_conv<256x128>")),
-                                  RegisterKernel(conv_entry<Wide, GammaEpilogue>("spade_conv<128x256, gamma alone>")),
-                                  RegisterKernel(conv_entry<Tall, GammaEpilogue>("spade_conv<256x128, gamma alone>"))};
+const RegisterKernel kernels[] = {
+    RegisterKernel(conv_entry<Wide, GammaBeta>("spade_conv<128x256>")),
+    RegisterKernel(conv_entry<WideHalo, GammaBeta>("spade_conv<128x256, halo>")),
+    RegisterKernel(conv_entry<WideHalo, GammaEpilogue>("spade_conv<128x256, halo, gamma alone>")),
+    RegisterKernel(conv_entry<Tall, GammaBeta>("spade_conv<256x128>")),
+    RegisterKernel(conv_entry<Wide, GammaEpilogue>("spade_conv<128x256, gamma alone>")),
+    RegisterKernel(conv_entry<Tall, GammaEpilogue>("spade_conv<256x128, gamma alone>"))};
 
 }  // namespace
 }  // namespace lpkernels

@@ -46,7 +46,8 @@ void walk(ConvShape shape, int block_m, int block_n, int pixel_stride) {
   const std::vector<float> x = read(pixels * pixel_stride), weight = read(size_t{1} * rows * taps * shape.channels);
   std::vector<float> y(size_t{1} * shape.batch * shape.depth * height * width * shape.outputs, 1e30f);
   const TensorBox x_box = pixel_box(pixel_stride, shape), weight_part = weight_box(shape, block_n);
-  for (int phase = 0; phase < shape.phases(); ++phase) {
+  for (int place = 0; place < shape.phases(); ++place) {
+    const int phase = phase_at(shape, place);
     for (int tile = 0; tile < tiles(shape); ++tile) {
       for (int n = 0; n < shape.outputs; n += block_n) {
         std::vector<float> product(size_t{1} * block_m * block_n, 0.f);  // summed over the cluster

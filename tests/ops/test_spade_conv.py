@@ -270,7 +270,10 @@ def test_triton_statistics_in_parts() -> None:
 @pytest.mark.parametrize("parts", [2, 32, 64])
 @pytest.mark.parametrize("case", PUBLISHED)
 def test_half_statistics_in_parts(case: Case, parts: int) -> None:
-    inputs = parts_of(make_inputs(case, torch.float16, "cuda"), parts)
+    inputs = make_inputs(case, torch.float16, "cuda")
+    if inputs[3][0, ..., 0].numel() % parts:
+        pytest.skip("no equal parts")
+    inputs = parts_of(inputs, parts)
     truth = ref.spade_conv(*exact(inputs))
     with ops.use_backend("torch"):
         own = contract.relative_error(ops.spade_conv(*inputs), truth)
