@@ -233,7 +233,9 @@ template <class Epilogue>
 void launch(const Activation& actv, const Tensor& weight, ConvShape shape, const SpadeParams& params,
             cudaStream_t stream) {
   shape.permuted = true;
-  const bool rows = shape.grid == Grid::kSame && shape.height % 2 == 0 && shape.width % 64 == 0;
+  // Its larger boxes come later: worth it where a block has several tiles.
+  const bool rows = shape.grid == Grid::kSame && shape.height % 2 == 0 && shape.width % 64 == 0 &&
+                    int64_t{shape.batch} * shape.height * shape.width / 128 * shape.outputs / 256 > kMultiprocessors;
   if (shape.outputs % 256 == 0 && rows) {
     launch_conv<WideHalo, Epilogue>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);
   } else if (shape.outputs % 256 == 0) {
