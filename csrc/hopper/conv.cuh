@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
   const int stride = gridDim.x / shape.split, end = blocks(shape, Config::BlockN);
   typename Loop::Cursors cursors;
   if (warpgroup == 0) {
-    cutlass::arch::warpgroup_reg_dealloc<40>();
+    cutlass::arch::warpgroup_reg_dealloc<56>();
     if (threadIdx.x == 0) {
       wait_for_kernel_before();
       for (int i = first; i < end; i += stride) {
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
       cluster_wait();
     }
   } else {
-    cutlass::arch::warpgroup_reg_alloc<232>();
+    cutlass::arch::warpgroup_reg_alloc<224>();
     const int thread = threadIdx.x - 128;
     const EpilogueMemory epilogue_memory{memory, memory + sizeof(storage)};
     wait_for_kernel_before();  // the epilogue reads what others wrote, and writes what they may still read
