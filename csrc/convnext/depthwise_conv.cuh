@@ -1,6 +1,7 @@
 // The depthwise 7x7 convolution of depthwise_linear: a tile's pixels with 3 more on each side come to shared memory,
 // chunk by chunk of 48 channels, and a thread convolves runs of four pixels for two channels, in float registers: of
-// each row around them it reads 10 pixels and 7 taps for 56 products a channel.
+// each row around them it reads 10 pixels and 7 taps for 28 products a channel. Where that keeps too few warps busy,
+// two threads share a run, the rows of taps divided between them.
 #pragma once
 
 #include "convnext/product.cuh"
@@ -15,7 +16,7 @@ struct DepthwiseLinear {
   __half* h;
   float* squares;
   int height, width, channels, outputs;
-  int cluster;  // at most 8 and at most the chunks of the channels; divides the grid's x
+  int cluster;  // a power of two, at most 8 and at most the chunks of the channels; divides the grid's x
 };
 
 constexpr int kTaps = 7;
@@ -28,33 +29,33 @@ constexpr int kVectors = kChunk / 8;
 // Elements between rows of the halo: runs below each other, which a warp reads at once, begin 24 banks apart.
 constexpr int kHaloPitch = kHaloW * kChunk + 16;
 
-// Where a block's shared memory has what, the same in every block of a cluster.
-template <class Product, int PatchH>
+// Where a block's shared memory has what, the same in every block of a cluster. At 0 the halos and taps of two chunks,
+// in their place later the normalised pixels a, which all blocks of the cluster send when all have convolved, and in
+// theirs and the weights' the sums.
+template <class Product, int PatchH, int Parts>
 struct DepthwiseMemory {
   static constexpr int kPixels = PatchH * kPatchW;
   static constexpr size_t kHaloBytes = sizeof(__half) * (PatchH + kTaps - 1) * kHaloPitch;
   static constexpr size_t kTapBytes = sizeof(float) * (kTaps * kTaps + 1) * kChunk;  // the last row is the bias
+  static constexpr size_t kSlotBytes = kHaloBytes + kTapBytes;
 
-  int chunks, most, slots;  // of the channels; of a block; that are loaded at once
+  int most;  // chunks of a block
   int pitch_a, pitch_v;
-  size_t arrivals, statistics, bias, partial, convolved, halo, taps,
-      bytes;  // a is at 0; `staged` lies over v, halo and taps
+  size_t weights, convolved, statistics, arrivals, bias, bytes;
 
   LPKERNELS_HOST_DEVICE DepthwiseMemory(int channels, int cluster) {
-    chunks = ceil_div(channels, kChunk);
-    most = ceil_div(chunks, cluster);
-    slots = most < 2 ? most : 2;
+    most = share_of(ceil_div(channels, kChunk), cluster);
     pitch_a = row_pitch(padded_depth(channels));
-    pitch_v = most % 2 == 1 ? most * kChunk : most * kChunk + 16;  // two pixels of 16 lanes in different banks
-    arrivals = sizeof(__half) * kPixels * pitch_a;                 // of statistics, and of a
-    statistics = arrivals + 2 * sizeof(uint64_t);
-    bias = statistics + sizeof(float2) * cluster * kPixels;
-    partial = bias + sizeof(float) * Product::kColumns;
-    convolved = partial + sizeof(float4) * kThreads;
-    halo = convolved + sizeof(float) * kPixels * pitch_v;
-    taps = halo + slots * kHaloBytes;
-    const size_t end = taps + slots * kTapBytes, staged_end = convolved + Product::kStagedBytes;
-    bytes = end > staged_end ? end : staged_end;
+    pitch_v = most * kChunk;
+    const size_t slots = (most < 2 ? most : 2) * kSlotBytes, a = sizeof(__half) * kPixels * pitch_a;
+    weights = a > slots ? a : slots;
+    const size_t end = weights + Product::kWeightBytes;
+    convolved = end > Product::kStagedBytes ? end : Product::kStagedBytes;  // v, then squares by slice
+    statistics = convolved + Parts * sizeof(float) * kPixels * pitch_v;
+    arrivals = statistics + sizeof(float2) * cluster * kPixels;  // of statistics, and of a
+    bias = arrivals + 2 * sizeof(uint64_t);
+    bytes = bias + sizeof(float) * Product::kColumns;
+    static_assert(sizeof(float4) * Product::kQuads * Product::kSlices <= sizeof(float) * kPixels * kChunk);
   }
 };
 
@@ -69,7 +70,7 @@ __device__ inline void load_taps(const DepthwiseLinear& p, int chunk, float* tap
     const int tap = first + i * kRows;
     const float* row = tap < kTaps * kTaps ? p.taps + tap * p.channels : p.taps_bias;
     if (first < kRows && tap <= kTaps * kTaps) {
-      copy_async(taps + tap * kChunk + quad * 4, exists ? row + c : row, exists);
+      copy_async(taps + tap * kChunk + quad * 4, row + c, exists);
     }
   }
 }
@@ -90,34 +91,42 @@ __device__ void load_halo(const DepthwiseLinear& p, int image, int top, int left
     const int row = i * kRows;
     const bool inside = exists && y + row >= 0 && y + row < p.height;
     if (first < kRows && first + row < PatchH + kTaps - 1) {
-      copy_async(to + row * kHaloPitch, inside ? from + int64_t{row} * row_of_x : p.x, inside);
+      copy_async(to + row * kHaloPitch, from + int64_t{row} * row_of_x, inside);
     }
   }
 }
 
-// v[pixel][channel of the chunk], rows of `pitch`.
-template <int PatchH>
-__device__ void convolve(const __half* halo, const float* taps, float* v, int pitch) {
-  constexpr int kRuns = PatchH * kPatchW / kRun;
-  for (int item = threadIdx.x; item < kPairs * kRuns; item += kThreads) {
-    const int pair = item % kPairs, run = item / kPairs, top = run % PatchH, left = run / PatchH * kRun;
-    const auto* pixels = reinterpret_cast<const __half2*>(halo + top * kHaloPitch + left * kChunk) + pair;
-    const auto* tap = reinterpret_cast<const float2*>(taps) + pair;
+// v[part][pixel][channel], rows of `pitch`, of so many chunks whose halos and taps lie `slot` bytes apart. A part has
+// some rows of the taps.
+template <int PatchH, int Parts>
+__device__ void convolve(int chunks, const unsigned char* halos, const unsigned char* all_taps, size_t slot, float* v,
+                         int pitch) {
+  constexpr unsigned kRuns = PatchH * kPatchW / kRun, kRows = ceil_div(kTaps, Parts);
+#pragma unroll 1
+  for (unsigned item = threadIdx.x; item < chunks * kPairs * kRuns * Parts; item += kThreads) {
+    const int pair = item % kPairs, run = item / kPairs % kRuns, part = item / (kPairs * kRuns) % Parts;
+    const int chunk = item / (kPairs * kRuns * Parts), top = run % PatchH, left = run / PatchH * kRun;
+    const int first = part * kRows, end = min(first + static_cast<int>(kRows), kTaps);
+    const auto* pixels = reinterpret_cast<const __half2*>(halos + chunk * slot) +
+                         ((top + first) * kHaloPitch + left * kChunk) / 2 + pair;
+    const auto* taps = reinterpret_cast<const float2*>(all_taps + chunk * slot) + pair;
+    const float2 start = part == 0 ? taps[kTaps * kTaps * kPairs] : make_float2(0.f, 0.f);
+    taps += first * kTaps * kPairs;
     float2 sums[kRun];
 #pragma unroll
     for (float2& sum : sums) {
-      sum = tap[kTaps * kTaps * kPairs];
+      sum = start;
     }
-#pragma unroll
-    for (int row = 0; row < kTaps; ++row) {
+#pragma unroll 1  // straight through, the instructions would have to be fetched seven times as often as they are used
+    for (int row = first; row < end; ++row, pixels += kHaloPitch / 2, taps += kTaps * kPairs) {
       float2 w[kTaps];
 #pragma unroll
       for (int i = 0; i < kTaps; ++i) {
-        w[i] = tap[(row * kTaps + i) * kPairs];
+        w[i] = taps[i * kPairs];
       }
 #pragma unroll
       for (int column = 0; column < kRun + kTaps - 1; ++column) {
-        const float2 value = __half22float2(pixels[row * (kHaloPitch / 2) + column * kPairs]);
+        const float2 value = __half22float2(pixels[column * kPairs]);
 #pragma unroll
         for (int i = 0; i < kRun; ++i) {
           if (column >= i && column < i + kTaps) {
@@ -127,9 +136,10 @@ __device__ void convolve(const __half* halo, const float* taps, float* v, int pi
         }
       }
     }
+    float* to = v + ((part * PatchH + top) * kPatchW + left) * pitch + chunk * kChunk + 2 * pair;
 #pragma unroll
     for (int i = 0; i < kRun; ++i) {
-      *reinterpret_cast<float2*>(v + (top * kPatchW + left + i) * pitch + 2 * pair) = sums[i];
+      *reinterpret_cast<float2*>(to + i * pitch) = sums[i];
     }
   }
 }

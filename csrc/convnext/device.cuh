@@ -15,14 +15,14 @@ __device__ inline unsigned char* shared_memory() {
   return dynamic_shared_memory;
 }
 
-// 16 bytes that no kernel writes. Volatile, so that the load stays before the wait for the kernel before.
-__device__ inline uint4 load_constant(const void* from) {
-  uint4 v;
-  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
+// Two halves that no kernel writes. Volatile, so that the load stays before the wait for the kernel before.
+__device__ inline uint32_t load_constant(const __half* from) {
+  uint32_t v;
+  asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(from));
   return v;
 }
 
-// 16 bytes from global to shared memory, zeros unless `exists`; `from` is to be a valid address in either case.
+// 16 bytes from global to shared memory, zeros unless `exists`; only then is `from` to be an address.
 __device__ inline void copy_async(void* to, const void* from, bool exists) {
   const auto target = static_cast<unsigned>(__cvta_generic_to_shared(to));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(from), "r"(exists ? 16 : 0)
@@ -39,6 +39,16 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
+// Four matrices of 8 rows of 16 bytes, whose places the lanes say: 8 i .. 8 i + 7 those of matrix i's rows. Lane 4 g +
+// t gets the columns 2t, 2t + 1 of row g of each.
+__device__ inline void load_matrices(uint32_t (&m)[4], const void* row) {
+  const auto place = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(place)
+               : "memory");
+}
+
 // d += a b: 16x16 by 16x8. Lane = 4 g + t holds rows g and g + 8 of a, column g of b, and of d the columns 2t, 2t + 1.
 __device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
@@ -50,6 +60,12 @@ __device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint3
 __device__ inline float approximate_reciprocal(float v) {
   float result;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
+  return result;
+}
+
+__device__ inline float approximate_root(float v) {
+  float result;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
   return result;
 }
 

@@ -1,10 +1,10 @@
 // The matrix product of ConvNeXt's linear layers in half precision, sums in float: C[m, n] = sum over k A[m, k] W[n,
 // k].
 //
-// A is in shared memory, a row's k next to each other; W (N, K) is in registers from the first instructions of a kernel
-// on, before the kernel ahead of it has ended. Of the 8 warps GroupsK share a product's k, and the others its columns:
-// a warp owns all M rows, 24 columns and Steps * 32 products of each sum. Within 32 k, the tensor cores' order of k is
-// permuted, alike for A and W, so that what a lane needs is 16 bytes in a row: k = 8t .. 8t + 7 with t = lane % 4.
+// A is in shared memory, a row's k next to each other; W (N, K) is loaded by the first instructions of a kernel, before
+// the kernel ahead of it has ended: a third of it to registers, the rest to shared memory, so that two blocks of 16
+// warps fit on a multiprocessor. GroupsK of the warps share a product's k, GroupsM its rows and the others its columns:
+// a warp owns 32 rows, 24 columns and 96 products of each sum.
 #pragma once
 
 #include "common/host_device.h"
@@ -13,13 +13,20 @@
 namespace lpkernels::convnext {
 
 constexpr float kEpsilon = 1e-6f;  // of every norm in ConvNeXt V2
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 constexpr int kWarpColumns = 24;
+constexpr int kWarpRows = 32;
 constexpr int kStep = 32;  // k of two products of the tensor cores
+constexpr int kSteps = 3;  // of a warp
 
 LPKERNELS_HOST_DEVICE constexpr int ceil_div(int a, int b) {
   return (a + b - 1) / b;
+}
+
+// a / b rounded up, b a power of two up to 8: the blocks of a cluster. Divisions would be a dozen instructions each.
+LPKERNELS_HOST_DEVICE constexpr int share_of(int a, int b) {
+  return (a + b - 1) >> ((b > 1) + (b > 2) + (b > 4));
 }
 
 // k of one row of A, with zeros at its end.
@@ -27,94 +34,10 @@ LPKERNELS_HOST_DEVICE constexpr int padded_depth(int k) {
   return ceil_div(k, kStep) * kStep;
 }
 
-// Elements between the rows of A: an odd multiple of 64 bytes, so that the two rows of 8 lanes lie in different banks.
+// Elements between the rows of A: an odd multiple of 16 bytes, so that eight rows lie in different banks.
 LPKERNELS_HOST_DEVICE constexpr int row_pitch(int padded_depth) {
-  return padded_depth / kStep % 2 == 1 ? padded_depth : padded_depth + kStep;
+  return padded_depth + 8;
 }
-
-template <int M, int GroupsK, int Steps>
-struct HeldProduct {
-  static constexpr int kRows = M;
-  static constexpr int kColumns = kWarps / GroupsK * kWarpColumns;  // of a block
-  static constexpr int kGroups = GroupsK;
-  static constexpr int kDepth = GroupsK * Steps * kStep;  // the most k that the registers hold
-  static constexpr int kStagedPitch = kColumns + 8;       // floats: four rows of a warp's store lie in different banks
-  static constexpr size_t kStagedBytes = sizeof(float) * kGroups * M * kStagedPitch;
-
-  uint4 weights[Steps][kWarpColumns / 8];
-  float sums[M / 16][kWarpColumns / 8][4];
-
-  __device__ static int group() { return static_cast<int>(threadIdx.x) / 32 % GroupsK; }
-  __device__ static int first_column() { return static_cast<int>(threadIdx.x) / 32 / GroupsK * kWarpColumns; }
-  __device__ static int first_k(int step) { return (group() * Steps + step) * kStep; }
-
-  // W[n .., k ..] of a matrix (outputs, depth) with rows of whole 16 bytes; zeros outside.
-  __device__ void load_weights(const __half* weight, int n, int outputs, int k, int depth) {
-    const int lane = static_cast<int>(threadIdx.x) % 32, column = k + first_k(0) + lane % 4 * 8;
-#pragma unroll
-    for (int j = 0; j < kWarpColumns / 8; ++j) {
-      const int row = n + first_column() + 8 * j + lane / 4;
-      const __half* from = weight + int64_t{row} * depth + column;
-#pragma unroll
-      for (int step = 0; step < Steps; ++step) {
-        weights[step][j] = make_uint4(0, 0, 0, 0);
-        if (row < outputs && column + step * kStep < depth) {
-          weights[step][j] = load_constant(from + step * kStep);
-        }
-      }
-    }
-  }
-
-  __device__ void clear() {
-#pragma unroll
-    for (auto& row : sums) {
-#pragma unroll
-      for (auto& tile : row) {
-        tile[0] = tile[1] = tile[2] = tile[3] = 0.f;
-      }
-    }
-  }
-
-  // sums += A W^T over the first `depth` k of A, a multiple of kStep.
-  __device__ void multiply(const __half* a, int pitch, int depth) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const __half* own = a + lane / 4 * pitch + lane % 4 * 8;
-#pragma unroll
-    for (int step = 0; step < Steps; ++step) {
-      const int k = first_k(step);
-      if (k >= depth) {
-        break;
-      }
-#pragma unroll
-      for (int m = 0; m < M / 16; ++m) {
-        const uint4 upper = *reinterpret_cast<const uint4*>(own + 16 * m * pitch + k);
-        const uint4 lower = *reinterpret_cast<const uint4*>(own + (16 * m + 8) * pitch + k);
-        const uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y};
-        const uint32_t second[4] = {upper.z, lower.z, upper.w, lower.w};
-#pragma unroll
-        for (int j = 0; j < kWarpColumns / 8; ++j) {
-          multiply_add(sums[m][j], first, weights[step][j].x, weights[step][j].y);
-          multiply_add(sums[m][j], second, weights[step][j].z, weights[step][j].w);
-        }
-      }
-    }
-  }
-
-  // The sums of this block's groups as staged[group][row][column], from where any thread may add them up.
-  __device__ void stage(float* staged) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    float* own = staged + (group() * M + lane / 4) * kStagedPitch + first_column() + lane % 4 * 2;
-#pragma unroll
-    for (int m = 0; m < M / 16; ++m) {
-#pragma unroll
-      for (int j = 0; j < kWarpColumns / 8; ++j) {
-        float* place = own + 16 * m * kStagedPitch + 8 * j;
-        *reinterpret_cast<float2*>(place) = make_float2(sums[m][j][0], sums[m][j][1]);
-        *reinterpret_cast<float2*>(place + 8 * kStagedPitch) = make_float2(sums[m][j][2], sums[m][j][3]);
-      }
-    }
-  }
-};
 
 __device__ inline float4 operator+(float4 a, float4 b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
@@ -128,5 +51,142 @@ __device__ inline uint32_t halves(float first, float second) {
 __device__ inline float2 floats(uint32_t halves) {
   return __half22float2(*reinterpret_cast<const __half2*>(&halves));
 }
+
+// Sum over groups of so many lanes.
+template <int Lanes>
+__device__ float sum_of_lanes(float v) {
+#pragma unroll
+  for (int lanes = 1; lanes < Lanes; lanes *= 2) {
+    v += __shfl_xor_sync(~0u, v, lanes);
+  }
+  return v;
+}
+
+template <int GroupsM, int GroupsK>
+struct HeldProduct {
+  static constexpr int kRows = GroupsM * kWarpRows;
+  static constexpr int kColumns = kWarps / GroupsM / GroupsK * kWarpColumns;  // of a block
+  static constexpr int kGroups = GroupsK;
+  static constexpr int kDepth = GroupsK * kSteps * kStep;  // the most k that a block holds weights of
+  static constexpr int kHeld = 1;                          // steps whose weights are in registers
+  static constexpr int kTiles = kWarpColumns / 8;
+  static constexpr size_t kWeightBytes = sizeof(uint4) * (kSteps - kHeld) * kTiles * kThreads;
+  static constexpr int kPitch = kColumns + 8;  // floats between rows of sums: four of a warp's lie in different banks
+  static constexpr size_t kStagedBytes = sizeof(float) * kGroups * kRows * kPitch;
+  // The threads that add up the groups' sums: each has four columns of every kSlices-th row.
+  static constexpr int kQuads = kColumns / 4;
+  static constexpr int kSlices = 3 * kThreads / 4 / kQuads;
+
+  uint32_t weights[kHeld][kTiles][4];
+  float sums[kWarpRows / 16][kTiles][4];
+
+  __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
+  __device__ static int group() { return warp() % GroupsK; }
+  __device__ static int first_row() { return warp() / GroupsK % GroupsM * kWarpRows; }
+  __device__ static int first_column() { return warp() / GroupsK / GroupsM * kWarpColumns; }
+  __device__ static int first_k() { return group() * kSteps * kStep; }
+
+  // Where a warp's 8 rows of W by 32 k lie in `shared`: vector k of row n. Whether eight are copied, two rows of four,
+  // or read, one of eight rows, they lie in different banks.
+  __device__ static int place(int step, int tile, int n, int k) {
+    return ((step - kHeld) * kTiles + tile) * kThreads + 32 * warp() + 8 * k + (n ^ 2 * k);
+  }
+
+  // W[n .., k ..] of a matrix (outputs, depth) with rows of whole 16 bytes; zeros beyond its depth, anything beyond its
+  // outputs. Those that are not held in registers are in `shared` for the block once all of its threads have waited for
+  // their copies.
+  __device__ void load_weights(const __half* weight, int n, int outputs, int k, int depth, uint4* shared) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+    const int column = k + first_k();
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      const __half* from = weight + int64_t{min(n + first_column() + 8 * j + g, outputs - 1)} * depth + column;
+#pragma unroll
+      for (int step = 0; step < kHeld; ++step) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int piece = step * kStep + 8 * i;
+          weights[step][j][i] = 0;
+          if (column + piece < depth) {
+            weights[step][j][i] = load_constant(from + piece + 2 * t);
+          }
+        }
+      }
+#pragma unroll
+      for (int step = kHeld; step < kSteps; ++step) {
+        const int piece = step * kStep + 8 * t;
+        copy_async(shared + place(step, j, g, t), from + piece, column + piece < depth);
+      }
+    }
+  }
+
+  // sums = A W^T over the first `depth` k of A, a multiple of kStep.
+  __device__ void multiply(const __half* a, int pitch, int depth, const uint4* shared) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const __half* own = a + (first_row() + lane % 16) * pitch + first_k() + lane / 16 * 8;
+#pragma unroll
+    for (auto& row : sums) {
+#pragma unroll
+      for (auto& tile : row) {
+        tile[0] = tile[1] = tile[2] = tile[3] = 0.f;
+      }
+    }
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      if (first_k() + step * kStep >= depth) {
+        break;
+      }
+      uint32_t w[kTiles][4];
+#pragma unroll
+      for (int j = 0; j < kTiles; ++j) {
+        if (step < kHeld) {
+          for (int i = 0; i < 4; ++i) {
+            w[j][i] = weights[step < kHeld ? step : 0][j][i];
+          }
+        } else {
+          load_matrices(w[j], shared + place(step, j, lane % 8, lane / 8));
+        }
+      }
+#pragma unroll
+      for (int m = 0; m < kWarpRows / 16; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          uint32_t rows[4];
+          load_matrices(rows, own + 16 * m * pitch + step * kStep + 16 * half);
+#pragma unroll
+          for (int j = 0; j < kTiles; ++j) {
+            multiply_add(sums[m][j], rows, w[j][2 * half], w[j][2 * half + 1]);
+          }
+        }
+      }
+    }
+  }
+
+  // The sums of this block's groups as staged[group][row][column], from where any thread may add them up.
+  __device__ void stage(float* staged) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    float* own = staged + (group() * kRows + first_row() + lane / 4) * kPitch + first_column() + lane % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < kWarpRows / 16; ++m) {
+#pragma unroll
+      for (int j = 0; j < kTiles; ++j) {
+        float* place = own + 16 * m * kPitch + 8 * j;
+        *reinterpret_cast<float2*>(place) = make_float2(sums[m][j][0], sums[m][j][1]);
+        *reinterpret_cast<float2*>(place + 8 * kPitch) = make_float2(sums[m][j][2], sums[m][j][3]);
+      }
+    }
+  }
+
+  // Sum over the groups of what they staged, for four columns.
+  __device__ static float4 staged_sum(const float* staged, int row, int column) {
+    const float* own = staged + row * kPitch + column;
+    float4 sum = *reinterpret_cast<const float4*>(own);
+#pragma unroll
+    for (int group = 1; group < kGroups; ++group) {
+      sum = sum + *reinterpret_cast<const float4*>(own + group * kRows * kPitch);
+    }
+    return sum;
+  }
+};
 
 }  // namespace lpkernels::convnext

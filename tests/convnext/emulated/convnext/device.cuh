@@ -227,6 +227,10 @@ inline void __syncthreads() {
   emulated::sync(emulated::current->block->barrier);
 }
 
+inline void __syncwarp() {
+  emulated::sync(emulated::current->block->warps[emulated::current->thread.x / 32].barrier);
+}
+
 inline float __shfl_xor_sync(unsigned, float v, int lanes) {
   uint32_t word[1];
   std::memcpy(word, &v, sizeof(v));
@@ -243,14 +247,14 @@ inline unsigned char* shared_memory() {
   return reinterpret_cast<unsigned char*>(emulated::current->block->memory.data());
 }
 
-inline uint4 load_constant(const void* from) {
-  uint4 v;
+inline uint32_t load_constant(const __half* from) {
+  uint32_t v;
   std::memcpy(&v, from, sizeof(v));
   return v;
 }
 
 inline void copy_async(void* to, const void* from, bool exists) {
-  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (exists && reinterpret_cast<uintptr_t>(from) % 16 != 0)) {
     emulated::fail("copy_async: not aligned");
   }
   uint4 value{0, 0, 0, 0};
@@ -278,6 +282,20 @@ void wait_for_copies() {
   }
 }
 
+inline void load_matrices(uint32_t (&m)[4], const void* row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
+    emulated::fail("load_matrices: not aligned");
+  }
+  uint32_t words[2];
+  std::memcpy(words, &row, sizeof(row));
+  const auto* lanes = emulated::exchange(words);
+  for (int i = 0; i < 4; ++i) {
+    const char* from;
+    std::memcpy(&from, lanes[8 * i + threadIdx.x % 32 / 4], sizeof(from));
+    std::memcpy(m + i, from + threadIdx.x % 4 * 4, sizeof(m[i]));
+  }
+}
+
 inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const auto* lanes = emulated::exchange({a[0], a[1], a[2], a[3], b0, b1});
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -293,6 +311,9 @@ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
 
 inline float approximate_reciprocal(float v) {
   return 1.f / v;
+}
+inline float approximate_root(float v) {
+  return std::sqrt(v);
 }
 inline float approximate_exp2(float v) {
   return std::exp2(v);
