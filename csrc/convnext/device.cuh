@@ -22,6 +22,13 @@ __device__ inline uint32_t load_constant(const __half* from) {
   return v;
 }
 
+// The same of four floats.
+__device__ inline float4 load_constant(const float* from) {
+  float4 v;
+  asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(from));
+  return v;
+}
+
 // 16 bytes from global to shared memory, zeros unless `exists`; only then is `from` to be an address.
 __device__ inline void copy_async(void* to, const void* from, bool exists) {
   const auto target = static_cast<unsigned>(__cvta_generic_to_shared(to));

@@ -2,7 +2,7 @@
 // and tell each other gamma |x| by column and the sums of |x|, through distributed shared memory.
 #pragma once
 
-#include "convnext/product.cuh"
+#include "convnext/split_sums.cuh"
 
 namespace lpkernels::convnext {
 
@@ -17,21 +17,13 @@ struct GrnLinear {
   int splits, tiles;                 // powers of two, their product is the cluster; splits * 384 is K or more
 };
 
-// Where a block's shared memory has what, the same in every block of a cluster. At 0 a, and in its and the weights'
-// place the sums of the groups of warps. What blocks send each other at the end takes the place of squares that have
-// been added up by then, for nobody has got this block's norms before.
-struct GrnMemory {
-  using Product = HeldProduct<1, 4>;
-  static constexpr int kPitch = row_pitch(Product::kDepth);
-  static constexpr size_t kWeights = sizeof(__half) * Product::kRows * kPitch;
-  static constexpr size_t kBias = kWeights + Product::kWeightBytes > Product::kStagedBytes
-                                      ? kWeights + Product::kWeightBytes
-                                      : Product::kStagedBytes;
-  static constexpr size_t kResidual = kBias + sizeof(float) * Product::kColumns;
+// Where a block's shared memory has what, the same in every block of a cluster. What blocks send each other at the end
+// takes the place of squares that have been added up by then, for nobody has got this block's norms before.
+struct GrnMemory : SplitMemory {
+  static constexpr size_t kResidual = kEnd;
   static constexpr size_t kPartial = kResidual + sizeof(__half) * Product::kRows * Product::kColumns;
-  static constexpr size_t kReceived = sizeof(float) * Product::kRows * Product::kPitch;
   static constexpr size_t kArrivals =
-      kPartial + (kReceived > sizeof(float4) * kThreads ? kReceived : sizeof(float4) * kThreads);
+      kPartial + (kReceivedBytes > sizeof(float4) * kThreads ? kReceivedBytes : sizeof(float4) * kThreads);
   static constexpr size_t kSums = kArrivals + 2 * sizeof(uint64_t);  // of |x|, by block and warp: 24 at most
   static constexpr size_t kGains = kSums + sizeof(float) * 32;       // gamma |x| of every column
 

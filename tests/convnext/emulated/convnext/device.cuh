@@ -253,6 +253,12 @@ inline uint32_t load_constant(const __half* from) {
   return v;
 }
 
+inline float4 load_constant(const float* from) {
+  float4 v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+
 inline void copy_async(void* to, const void* from, bool exists) {
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (exists && reinterpret_cast<uintptr_t>(from) % 16 != 0)) {
     emulated::fail("copy_async: not aligned");
