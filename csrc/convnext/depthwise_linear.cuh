@@ -45,7 +45,7 @@ __device__ void finish(const DepthwiseLinear& p, const float* staged, const floa
     if (n < p.outputs) {
       const float4 own_bias = *reinterpret_cast<const float4*>(bias + column);
       __half* h = p.h + ((int64_t{image} * p.height + top) * p.width + left) * p.outputs + n;
-#pragma unroll
+#pragma unroll 2  // more would be fetched for a single use
       for (int i = 0; i < Product::kRows / kSlices; ++i) {
         const int pixel = slice + i * kSlices, y = pixel / kPatchW, x = pixel % kPatchW;
         if (top + y >= p.height || left + x >= p.width) {
@@ -114,6 +114,7 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
     expect_bytes(arrivals + 1, static_cast<int>(sizeof(__half)) * p.channels * kPixels);
   }
   arrive_at_cluster();
+  const Halo<PatchH> source(p, image, top, left);
   wait_for_kernel_before();
 
 #pragma unroll 1
@@ -127,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
       if (first > 0) {
         load_taps(p, chunks.chunk(own, first + i), taps(i));
       }
-      load_halo<PatchH>(p, image, top, left, chunks.chunk(own, first + i), halo(i));
+      source.load(p, chunks.chunk(own, first + i), halo(i));
     }
     commit_copies();
     wait_for_copies<0>();

@@ -156,10 +156,10 @@ static __global__ void __launch_bounds__(kThreads, 2) grn_linear_kernel(const __
   Product product;
   product.load_weights(p.weight, first_n, p.outputs, first_k, p.depth, weights);
   const int block_k = own * at.quads * 4;
-  const Norms norms(p, at.quads);
-  const bool exists = block_k + norms.quad * 4 < p.depth;  // thread < quads: quad is thread
-  const float4 gamma = thread < at.quads && exists ? *reinterpret_cast<const float4*>(p.gamma + block_k + 4 * thread)
-                                                   : make_float4(0.f, 0.f, 0.f, 0.f);
+  const Norms norms(p, at.quads, image, block_k);  // of threads below `quads`: quad is thread
+  const float4 gamma = thread < at.quads && norms.exists
+                           ? *reinterpret_cast<const float4*>(p.gamma + block_k + 4 * thread)
+                           : make_float4(0.f, 0.f, 0.f, 0.f);
   copy_bias(p.bias, first_n, p.outputs, bias);
   if (thread == 0) {
     expect_bytes(arrivals, static_cast<int>(sizeof(float)) * (p.depth + cluster * at.senders));
@@ -171,15 +171,17 @@ static __global__ void __launch_bounds__(kThreads, 2) grn_linear_kernel(const __
   const Piece piece(depth);
   wait_for_kernel_before();
 
-  const float4 sum = norms.sum(p, p.squares + int64_t{image} * p.rows * p.depth + block_k, exists);
+  float4 squares[Norms::kInFlight];
+  norms.load(p, norms.from, norms.rows, squares);
   answer.copy_residual(p, sums.rows, residual);
   piece.copy(p, p.x + (int64_t{image} * p.pixels + first_pixel) * p.depth + first_k, p.pixels - first_pixel, depth, a);
+  const float4 sum = norms.sum(p, squares);
   if (norms.slice < norms.slices) {
     reinterpret_cast<float4*>(memory + GrnMemory::kPartial)[thread] = sum;
   }
   __syncthreads();
   wait_for_cluster();  // all of its blocks run: their memory may be written
-  norms.share(at, memory, own, cluster, gamma, exists, arrivals);
+  norms.share(at, memory, own, cluster, gamma, arrivals);
   wait_for_bytes(arrivals);
   const float inverse =
       inverse_mean(reinterpret_cast<const float*>(memory + GrnMemory::kSums), cluster * at.senders, p.depth);

@@ -43,34 +43,47 @@ struct Norms {
   static constexpr int kInFlight = 4;
 
   int slices, slice, quad;
+  const float4* from;
+  bool exists;  // there are such columns
+  int rows;     // of its own and of other slices from its first on
 
-  __device__ Norms(const GrnLinear& p, int quads)
+  // first_k: of the block.
+  __device__ Norms(const GrnLinear& p, int quads, int image, int first_k)
       : slices(min(min(kThreads / quads, 16), p.rows)),
         slice(static_cast<int>(threadIdx.x) / quads),
-        quad(static_cast<int>(threadIdx.x) % quads) {}
+        quad(static_cast<int>(threadIdx.x) % quads) {
+    const int64_t first_row = int64_t{image} * p.rows + slice;
+    from = reinterpret_cast<const float4*>(p.squares + first_row * p.depth + first_k) + quad;
+    exists = first_k + 4 * quad < p.depth;
+    rows = slice < slices && exists ? p.rows - slice : 0;
+  }
 
-  // Sum of its squares, from `squares` on: row 0 of the image, first of the block's columns.
-  __device__ float4 sum(const GrnLinear& p, const float* squares, bool exists) const {
-    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-    const auto* from = reinterpret_cast<const float4*>(squares) + quad;
-    const int end = exists && slice < slices ? p.rows : 0;
-#pragma unroll 1
-    for (int row = slice; row < end; row += kInFlight * slices) {
-      float4 values[kInFlight];
+  // Asks for its next rows, `left` of its own and of other slices' from `next` on.
+  __device__ void load(const GrnLinear& p, const float4* next, int left, float4 (&values)[kInFlight]) const {
 #pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        values[i] = make_float4(0.f, 0.f, 0.f, 0.f);
-        if (row + i * slices < end) {
-          values[i] = from[int64_t{row + i * slices} * (p.depth / 4)];
-        }
+    for (int i = 0; i < kInFlight; ++i) {
+      values[i] = make_float4(0.f, 0.f, 0.f, 0.f);
+      if (i * slices < left) {
+        values[i] = next[i * slices * (p.depth / 4)];
       }
+    }
+  }
+
+  // Sum of its rows, the first of which have been asked for.
+  __device__ float4 sum(const GrnLinear& p, float4 (&values)[kInFlight]) const {
+    float4 sum = (values[0] + values[1]) + (values[2] + values[3]);
+    const float4* next = from;
+#pragma unroll 1
+    for (int left = rows - kInFlight * slices; left > 0; left -= kInFlight * slices) {
+      next += kInFlight * slices * (p.depth / 4);
+      load(p, next, left, values);
       sum = sum + ((values[0] + values[1]) + (values[2] + values[3]));
     }
     return sum;
   }
 
   // Adds up the slices' sums and tells the cluster gamma |x| by column and the sum of |x| by warp.
-  __device__ void share(const GrnMemory& at, unsigned char* memory, int own, int cluster, float4 gamma, bool exists,
+  __device__ void share(const GrnMemory& at, unsigned char* memory, int own, int cluster, float4 gamma,
                         uint64_t* arrivals) const {
     const int thread = threadIdx.x;
     if (thread / 32 >= at.senders) {
