@@ -62,7 +62,7 @@ struct DepthwiseMemory {
 // Asks for a chunk's taps and, as their last row, its bias: taps[50][48].
 __device__ inline void load_taps(const DepthwiseLinear& p, int chunk, float* taps) {
   constexpr int kQuads = kChunk / 4, kRows = kThreads / kQuads;
-  const int first = static_cast<int>(threadIdx.x) / kQuads, quad = static_cast<int>(threadIdx.x) % kQuads;
+  const int first = static_cast<int>(threadIdx.x / kQuads), quad = static_cast<int>(threadIdx.x % kQuads);
   const int c = chunk * kChunk + quad * 4;
   const bool exists = c < p.channels;
 #pragma unroll
@@ -86,8 +86,8 @@ struct Halo {
   bool exists;
 
   __device__ Halo(const DepthwiseLinear& p, int image, int top, int left) {
-    const int pixel = static_cast<int>(threadIdx.x) / kVectors, x = left - kTaps / 2 + pixel % kHaloW;
-    channel = static_cast<int>(threadIdx.x) % kVectors * 8;
+    const int pixel = static_cast<int>(threadIdx.x / kVectors), x = left - kTaps / 2 + pixel % kHaloW;
+    channel = static_cast<int>(threadIdx.x % kVectors) * 8;
     first = pixel / kHaloW;
     y = top - kTaps / 2 + first;
     from = p.x + ((int64_t{image} * p.height + y) * p.width + x) * p.channels + channel;
@@ -99,7 +99,7 @@ struct Halo {
   __device__ void load(const DepthwiseLinear& p, int chunk, __half* halo) const {
     const int c = chunk * kChunk;
     const bool channels_exist = exists && c + channel < p.channels;
-    __half* to = halo + first * kHaloPitch + static_cast<int>(threadIdx.x) / kVectors % kHaloW * kChunk + channel;
+    __half* to = halo + first * kHaloPitch + static_cast<int>(threadIdx.x / kVectors % kHaloW) * kChunk + channel;
 #pragma unroll
     for (int i = 0; i < ceil_div(PatchH + kTaps - 1, kRows); ++i) {
       const int row = i * kRows;

@@ -38,7 +38,7 @@ template <class Product, int PatchH>
 __device__ void finish(const DepthwiseLinear& p, const float* staged, const float* bias, int image, int tile, int top,
                        int left, int first_n, float4* partial) {
   constexpr int kQuads = Product::kQuads, kSlices = Product::kSlices;
-  const int slice = static_cast<int>(threadIdx.x) / kQuads, column = static_cast<int>(threadIdx.x) % kQuads * 4;
+  const int slice = static_cast<int>(threadIdx.x / kQuads), column = static_cast<int>(threadIdx.x % kQuads) * 4;
   const int n = first_n + column;
   float4 squares = make_float4(0.f, 0.f, 0.f, 0.f);
   if (slice < kSlices) {

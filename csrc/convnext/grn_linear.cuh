@@ -34,8 +34,8 @@ struct Piece {
 
   // depth: of the piece.
   __device__ explicit Piece(int depth)
-      : pixel(static_cast<int>(threadIdx.x) / kVectors),
-        column(static_cast<int>(threadIdx.x) % kVectors * 8),
+      : pixel(static_cast<int>(threadIdx.x / kVectors)),
+        column(static_cast<int>(threadIdx.x % kVectors) * 8),
         takes_part(pixel < kPixels && column < padded_depth(depth)) {}
 
   __device__ __half* place(__half* a, int i) const { return a + (pixel + i * kPixels) * GrnMemory::kPitch + column; }
@@ -97,7 +97,7 @@ struct Answer {
   // Asks for residual[row][column]; waited for with the piece of x that is copied after it.
   __device__ void copy_residual(const GrnLinear& p, int rows, __half* residual) const {
     constexpr int kVectors = Product::kColumns / 8;
-    const int row = static_cast<int>(threadIdx.x) / kVectors, column = static_cast<int>(threadIdx.x) % kVectors * 8;
+    const int row = static_cast<int>(threadIdx.x / kVectors), column = static_cast<int>(threadIdx.x % kVectors) * 8;
     if (row < rows && exists(p, row, column)) {
       copy_async(residual + row * Product::kColumns + column, p.residual + place(p, row, column), true);
     }

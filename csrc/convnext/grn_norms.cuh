@@ -50,8 +50,8 @@ struct Norms {
   // first_k: of the block.
   __device__ Norms(const GrnLinear& p, int quads, int image, int first_k)
       : slices(min(min(kThreads / quads, 16), p.rows)),
-        slice(static_cast<int>(threadIdx.x) / quads),
-        quad(static_cast<int>(threadIdx.x) % quads) {
+        slice(static_cast<int>(threadIdx.x / quads)),
+        quad(static_cast<int>(threadIdx.x % quads)) {
     const int64_t first_row = int64_t{image} * p.rows + slice;
     from = reinterpret_cast<const float4*>(p.squares + first_row * p.depth + first_k) + quad;
     exists = first_k + 4 * quad < p.depth;
@@ -117,7 +117,7 @@ struct Norms {
 
 // 1 / (mean_K |x| + eps), from the sums of all blocks and warps.
 __device__ inline float inverse_mean(const float* sums, int count, int depth) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lane = static_cast<int>(threadIdx.x % 32);
   const float sum = sum_of_lanes<32>(lane < count ? sums[lane] : 0.f);
   return approximate_reciprocal(fmaf(sum, approximate_reciprocal(static_cast<float>(depth)), kEpsilon));
 }

@@ -38,7 +38,7 @@ struct NormedPixel {
 
   uint4 vectors[kVectors];
 
-  __device__ static int channel(int i) { return (static_cast<int>(threadIdx.x) % Lanes + i * Lanes) * 8; }
+  __device__ static int channel(int i) { return (static_cast<int>(threadIdx.x % Lanes) + i * Lanes) * 8; }
 
   // Zeros where there is no such pixel.
   __device__ void load(const __half* from, int channels, bool exists) {
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 2) norm_downsample_kernel(const __gr
   using Product = SplitProduct;
   using Memory = DownsampleMemory;
   constexpr int kTaps = 4 / Splits, kLanes = kThreads / (Product::kRows * kTaps);
-  const int part = static_cast<int>(blockIdx.x) % Splits, tile = static_cast<int>(blockIdx.x) / Splits;
+  const int part = static_cast<int>(blockIdx.x % Splits), tile = static_cast<int>(blockIdx.x / Splits);
   const int first_n = static_cast<int>(blockIdx.y) * Product::kColumns, depth = kTaps * p.channels;
   unsigned char* memory = shared_memory();
   auto* a = reinterpret_cast<__half*>(memory);
@@ -118,8 +118,8 @@ __global__ void __launch_bounds__(kThreads, 2) norm_downsample_kernel(const __gr
     SplitSums::expect(arrivals);
   }
   arrive_at_cluster();
-  const int pixel = static_cast<int>(threadIdx.x) / (kLanes * kTaps),
-            tap = static_cast<int>(threadIdx.x) / kLanes % kTaps;
+  const int pixel = static_cast<int>(threadIdx.x / (kLanes * kTaps)),
+            tap = static_cast<int>(threadIdx.x / kLanes % kTaps);
   const int m = tile * Product::kRows + pixel, width = p.width / 2, height = p.height / 2, line = m / width;
   const int y = line % height * 2 + (part * kTaps + tap) / 2, x = m % width * 2 + (part * kTaps + tap) % 2;
   const __half* from = p.x + ((int64_t{line / height} * p.height + y) * p.width + x) * p.channels;

@@ -63,7 +63,7 @@ __device__ inline void sum_pixels(const uint4* from, int first, int end, int ste
 
 // Sum of the products of a warp's row of W and the normalised means.
 __device__ inline float normed_product(const float4 (&weights)[PoolMemory::kQuads], const float* means, int channels) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lane = static_cast<int>(threadIdx.x % 32);
   const float inverse_count = approximate_reciprocal(static_cast<float>(channels));
   float4 v[PoolMemory::kQuads];
   float sum = 0.f, squares = 0.f, product = 0.f;
@@ -90,7 +90,7 @@ static __global__ void __launch_bounds__(kThreads, 2)
     pool_norm_linear_kernel(const __grid_constant__ PoolNormLinear p) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   using Memory = PoolMemory;
-  const int thread = threadIdx.x, lane = thread % 32, rank = static_cast<int>(blockIdx.x) % Memory::kCluster;
+  const int thread = threadIdx.x, lane = thread % 32, rank = static_cast<int>(blockIdx.x % Memory::kCluster);
   const int n = static_cast<int>(blockIdx.x) * kWarps + thread / 32, image = blockIdx.y;
   unsigned char* memory = shared_memory();
   auto* means = reinterpret_cast<float*>(memory);

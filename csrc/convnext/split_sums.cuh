@@ -39,8 +39,8 @@ struct SplitSums {
       : splits(splits),
         part(part),
         rows(share_of(Product::kRows, splits)),
-        slice(static_cast<int>(threadIdx.x) / Product::kQuads),
-        column(static_cast<int>(threadIdx.x) % Product::kQuads * 4) {}
+        slice(static_cast<int>(threadIdx.x / Product::kQuads)),
+        column(static_cast<int>(threadIdx.x % Product::kQuads) * 4) {}
 
   __device__ static void expect(uint64_t* arrivals) {
     expect_bytes(arrivals, static_cast<int>(sizeof(float)) * Product::kRows * Product::kColumns);
