@@ -12,10 +12,10 @@
 // Published stages 4096 x 96 .. 64 x 768 (pixels x channels), 128 blocks of 16 warps each, two to a multiprocessor: 1.2
 // M products of the tensor cores a block; 64, 32, 32, 32 pixels x 48, 48, 48, 96 channels to convolve, by 12 warps;
 // bytes a block: 74 KB of weights (37 in the first stage) before the wait, 13 to 27 KB of x after it. By count,
-// instructions of a warp: 400 before the wait, and after it 60 for x, 400 convolution (720 in the first and last), 170
-// norm and exchanges, 100 product, 20 to stage, 200 to finish (500 in the first). In clocks, with four warps a
-// scheduler: x 800, convolution 1300 (2100), norm and two exchanges 1100, product 500, GELU and stores 800 (2000 in the
-// first): 2.6 microseconds, 3.7 in the first, 3.1 in the last.
+// instructions of a warp: 350 before the wait, and after it 45 for x, 410 convolution (720 in the first and last), 210
+// norm and two exchanges, 100 product, 20 to stage, 270 to finish (800 in the first). In clocks, with four warps a
+// scheduler: x 800, convolution 1300 (2100), norm and two exchanges 1100, product 500, GELU and stores 800 (2400 in the
+// first): 2.6 microseconds, 3.9 in the first, 3.1 in the last.
 #pragma once
 
 #include "convnext/cluster_norm.cuh"

@@ -13,9 +13,10 @@
 // Published stages 4096 x 384 -> 96 .. 64 x 3072 -> 768: 128 blocks of 16 warps each, two to a multiprocessor, 1.2 M
 // products of the tensor cores a block, clusters of 8 tiles and no split, 4 and 2, 2 and 4, 1 and 8. Bytes a block: 74
 // KB of weights before the wait; 25 KB of x, 12 to 3 KB of squares, 6 KB of residual after it, up to 14 KB from the
-// cluster. By count, instructions of a warp: 400 before the wait, and after it 220 to ask for squares and x, 60 for the
-// mean (130 more in the warps that have norms), 100 to scale, 100 product, 150 for the sums. In clocks, with four warps
-// a scheduler: squares and x 1000, norms and their exchange 800, scaling 300, product 500, sums 700: 1.9 microseconds.
+// cluster. By count, instructions of a warp: 340 before the wait, and after it 130 to ask for squares and x, 40 for the
+// mean (130 more in the warps that have norms), 100 to scale, 90 product, 20 to stage, 120 for the sums. In clocks,
+// with four warps a scheduler: squares and x 900, norms and their exchange 800, scaling 300, product 500, sums 700: 1.8
+// microseconds.
 #pragma once
 
 #include "convnext/grn_norms.cuh"

@@ -64,6 +64,7 @@ def assert_within_pytorchs_own_error(actual: Tensor, own: Tensor, truth: Tensor)
         (2, 3, 10, 200, 192),  # cluster of two, the second with a last piece of a chunk
         (1, 9, 6, 424, 104),  # no cluster: nine chunks, one after the other, in two places
         (1, 5, 5, 720, 184),  # sums over four groups of warps, in clusters of four
+        (1, 3, 9, 392, 384),  # in clusters of eight, of which one block has two chunks
         (1, 256, 8, 56, 40),  # high tiles
     ],
 )
