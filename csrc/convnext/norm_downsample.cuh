@@ -111,6 +111,7 @@ __global__ void __launch_bounds__(kThreads, 2) norm_downsample_kernel(const __gr
   commit_copies();
   if (threadIdx.x < Product::kRows) {
     __half* row = a + static_cast<int>(threadIdx.x) * Memory::kPitch;
+#pragma unroll 1
     for (int k = depth; k < padded_depth(depth); k += 8) {
       *reinterpret_cast<uint4*>(row + k) = make_uint4(0, 0, 0, 0);
     }
