@@ -8,7 +8,7 @@
 // numbers in registers. The Splits blocks of a cluster add up their sums.
 //
 // Published steps 64x64x96 -> 192, 32x32x192 -> 384, 16x16x384 -> 768: 64 blocks of 16 warps each, clusters of 1, 2 and
-// 4; bytes a block: 74 KB of weights before the wait, 25 KB of x after it. By count, instructions of a warp: 300 before
+// 4; bytes a block: 74 KB of weights before the wait, 25 KB of x after it. By count, instructions of a warp: 240 before
 // the wait, and after it 40 for x, 200 norm, 95 product, 120 for the sums. In clocks: x 800, norm 400, product 500,
 // sums 700 (400 in the first): 1.3 microseconds.
 #pragma once
