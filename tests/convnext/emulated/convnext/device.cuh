@@ -247,16 +247,8 @@ inline unsigned char* shared_memory() {
   return reinterpret_cast<unsigned char*>(emulated::current->block->memory.data());
 }
 
-inline uint32_t load_constant(const __half* from, bool exists) {
-  uint32_t v = 0;
-  if (exists) {
-    std::memcpy(&v, from, sizeof(v));
-  }
-  return v;
-}
-
-inline float4 load_constant(const float* from) {
-  float4 v;
+inline uint32_t load_constant(const __half* from) {
+  uint32_t v;
   std::memcpy(&v, from, sizeof(v));
   return v;
 }
