@@ -14,7 +14,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
 from lpkernels import _checks
@@ -272,6 +271,8 @@ def _with_ratios(x_s: Tensor, *ratios: float | Tensor) -> Tensor:
 
 def _hull_volume(name: str, points: Tensor) -> float:
     """Volume of the convex hull of (K, 3) points."""
+    from scipy.spatial import ConvexHull, QhullError  # here: a quarter of a second, for one option
+
     try:
         return ConvexHull(points.double().numpy()).volume
     except (QhullError, ValueError) as error:

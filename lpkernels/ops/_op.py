@@ -242,14 +242,17 @@ def _why_not_clusters() -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
 def _backend_name(op_name: str, device_type: str, signature: Signature) -> str:
-    # A constant to torch.compile: the choice is made when a graph is traced.
     choice = _ops[op_name].choose(device_type, signature)
     if choice.backend is None:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.passed.items())
         raise BackendError(f"{op_name} cannot run on {device_type} tensors: {reasons}")
     return choice.backend
+
+
+# A constant to torch.compile: the choice is made when a graph is traced. This is all that
+# torch.compiler.assume_constant_result does, but that loads the compiler, which takes seconds.
+vars(_backend_name)["_dynamo_marked_constant"] = True
 
 
 def _no_backward(ctx: Any, *gradients: Any) -> NoReturn:

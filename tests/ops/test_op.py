@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from lpkernels import _lib, errors, ops, ref
+from lpkernels.ops import _op
 from tests.ops.test_flow_warp import make_inputs
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +137,17 @@ def test_kernel_attributes() -> None:
     assert half["registers"] > 0
     assert half["local_bytes"] == 0
     assert half["blocks_per_multiprocessor"] >= 4
+
+
+def test_importing_loads_no_compiler() -> None:
+    """PyTorch's compiler takes seconds to load, which is most of a warm start."""
+    code = "import sys, lpkernels as l; l.Animator, l.LivePortrait, l.optimize; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_choice_of_a_backend_is_a_constant_to_the_compiler() -> None:
+    def marked() -> None: ...
+
+    torch.compiler.assume_constant_result(marked)
+    assert vars(_op._backend_name) == vars(marked)
