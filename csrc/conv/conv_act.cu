@@ -14,7 +14,6 @@
 #include <optional>
 
 namespace lpkernels {
-namespace {
 
 using namespace hopper;
 
@@ -89,6 +88,8 @@ struct ConvAct {
     }
   }
 };
+
+namespace {
 
 using Narrow = BoxLoop<ConvConfig</*BlockM=*/256, /*BlockN=*/64, /*Stages=*/5>>;
 using Square = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>>;

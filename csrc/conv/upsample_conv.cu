@@ -15,7 +15,6 @@
 #include "hopper/epilogue.cuh"
 
 namespace lpkernels {
-namespace {
 
 using namespace hopper;
 
@@ -74,6 +73,8 @@ struct Upsample {
   __device__ static void finish(const Params&, const ConvShape&, const ConvBlock&, const Accumulator&, int,
                                 unsigned char*) {}
 };
+
+namespace {
 
 using Narrow = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/64, /*Stages=*/8>>;
 using Square = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>>;

@@ -16,7 +16,6 @@
 #include "hopper/statistics.cuh"
 
 namespace lpkernels {
-namespace {
 
 using namespace hopper;
 
@@ -51,9 +50,8 @@ struct SpadeRow {
 
 // gamma1 and beta of eight channels to the result, in gamma1's place. stats: their means, and `apart` further their
 // reciprocal deviations.
-[[maybe_unused]] __device__ inline void modulate(const SpadeParams& params, const SpadeRow& row, int channel,
-                                                 const uint4& bits, const float* stats, int apart, float (&gamma1)[8],
-                                                 const float (&beta)[8]) {
+__device__ inline void modulate(const SpadeParams& params, const SpadeRow& row, int channel, const uint4& bits,
+                                const float* stats, int apart, float (&gamma1)[8], const float (&beta)[8]) {
   float x[8], mean[8], rstd[8];
   to_floats<8>(bits, x);
   load_vector(stats, mean);
@@ -66,7 +64,7 @@ struct SpadeRow {
 }
 
 // A channel's mean and reciprocal deviation.
-[[maybe_unused]] __device__ inline float2 stats_of(const SpadeParams& params, const ConvBlock& block, int channel) {
+__device__ inline float2 stats_of(const SpadeParams& params, const ConvBlock& block, int channel) {
   const auto* stats = reinterpret_cast<const float2*>(params.stats);
   if (params.parts == 0) {
     return __ldg(stats + int64_t{block.b} * params.channels + channel);
@@ -222,6 +220,8 @@ struct GammaAlone {
   __device__ static void finish(const Params&, const ConvShape&, const ConvBlock&, const Accumulator&, int,
                                 unsigned char*) {}
 };
+
+namespace {
 
 using Wide = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/256, /*Stages=*/4>>;
 using Tall = BoxLoop<ConvConfig</*BlockM=*/256, /*BlockN=*/128, /*Stages=*/4>>;

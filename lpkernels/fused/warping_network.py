@@ -114,7 +114,7 @@ class FusedWarpingNetwork(nn.Module):
         self.num_kp = motion.num_kp
         weight, bias = _weights.folded(motion.compress, motion.norm)
         precise = torch.promote_types(dtype, torch.float32)  # once per source: no reason to round
-        self.register_buffer("compress_weight", weight.to(precise))
+        self.register_buffer("compress_weight", weight.flatten(1).to(precise))  # one voxel a tap: a linear layer
         self.register_buffer("compress_bias", bias.to(precise))
         self.sparse_motion = SparseMotion()
         self.hourglass = FusedHourglass(motion.hourglass, dtype)
@@ -138,10 +138,11 @@ class FusedWarpingNetwork(nn.Module):
     @torch.no_grad()
     def prepare(self, feature_3d: Tensor) -> WarpSource:
         """What depends on the source alone: feature volume (B, C, D, H, W), float32 -> ``WarpSource``."""
-        feature = feature_3d.to(self.compress_weight.dtype)
+        # Channels-last a linear layer needs no copies, and none of the hundreds of MiB that cuDNN takes for conv3d.
+        feature = _channels_last(feature_3d.to(self.compress_weight.dtype))
         # The sample of the background is taken before the volume it samples is rounded.
-        compressed = _channels_last(F.relu(F.conv3d(feature, self.compress_weight, self.compress_bias)))
-        parts = _channels_last(feature), compressed, ops.background_sample(compressed)
+        compressed = F.relu(F.linear(feature, self.compress_weight, self.compress_bias))
+        parts = feature, compressed, ops.background_sample(compressed)
         return WarpSource(*(part.to(self.dtype) for part in parts))
 
     @overload
