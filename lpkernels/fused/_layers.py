@@ -15,6 +15,9 @@ from lpkernels import ops
 from lpkernels.fused._weights import Conv, channels_last
 
 
+PACKED_AT_ONCE = 64  # outputs
+
+
 class Layer(nn.Module):
     """One call of one op.
 
@@ -90,7 +93,10 @@ class UpsampleConv(WeightedLayer):
     op = "upsample_conv"
 
     def __init__(self, conv: Conv, scale: int, dtype: torch.dtype, classes: bool = False) -> None:
-        super().__init__(ops.pack_upsample_weight(conv[0], scale, multiple=1), conv[1], dtype)
+        # Some outputs at a time: the largest layer's phases are 200 MiB in float64, and made of copies of it.
+        parts = conv[0].split(PACKED_AT_ONCE)
+        packed = [ops.pack_upsample_weight(part, scale, multiple=1).to(dtype) for part in parts]
+        super().__init__(torch.cat(packed, dim=1), conv[1], dtype)
         self.classes = classes
 
     def arguments(self, x: Tensor, *, out: Tensor | None = None) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class FusedWarpingNetwork(nn.Module):
     @torch.no_grad()
     def prepare(self, feature_3d: Tensor) -> WarpSource:
         """What depends on the source alone: feature volume (B, C, D, H, W), float32 -> ``WarpSource``."""
-        # Channels-last a linear layer needs no copies, and none of the hundreds of MiB that cuDNN takes for conv3d.
+        # Channels-last, a convolution of one tap is a linear layer, and its answer lies as it is wanted.
         feature = _channels_last(feature_3d.to(self.compress_weight.dtype))
         # The sample of the background is taken before the volume it samples is rounded.
         compressed = F.relu(F.linear(feature, self.compress_weight, self.compress_bias))

@@ -1,0 +1,146 @@
+"""Runs every form of the CUDA kernels once on small random inputs, for compute-sanitizer: scripts/sanitize.sh.
+
+usage: python scripts/every_kernel.py [PATTERN]    only those whose name contains it
+Without a GPU the ops' references run: it shows that the calls are right, nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lpkernels import ops
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def halves(*shape: int, scale: float = 1.0) -> Tensor:
+    return (torch.randn(shape, generator=GENERATOR) * scale).half().to(DEVICE)
+
+
+def floats(*shape: int, scale: float = 0.1) -> Tensor:
+    return (torch.randn(shape, generator=GENERATOR) * scale).to(DEVICE)
+
+
+def weight(*shape: int) -> Tensor:
+    """Rows whose products have about the size of what they multiply."""
+    return halves(*shape, scale=math.prod(shape[1:]) ** -0.5)
+
+
+def stats(batch: int, channels: int, parts: int | None) -> Tensor:
+    """Means and variances of ``parts`` of the pixels, or as InstanceNorm has them of all."""
+    shape = (batch, channels, 2) if parts is None else (batch, parts, channels, 2)
+    return torch.rand(shape, generator=GENERATOR).to(DEVICE)
+
+
+def conv(x: tuple[int, ...], outputs: int, taps: tuple[int, ...]) -> Tensor:
+    return ops.conv_act(halves(*x), weight(outputs, *taps, x[-1]), floats(outputs), 0.2)
+
+
+def conv_with_stats(x: tuple[int, ...], outputs: int, parts: int | None = None) -> Tensor:
+    """3x3, with a residual and statistics."""
+    kept, residual = stats(x[0], outputs, parts), halves(*x[:-1], outputs)
+    return ops.conv_act(halves(*x), weight(outputs, 3, 3, x[-1]), floats(outputs), 0.2, residual, stats=kept)
+
+
+def spade(
+    actv: tuple[int, ...], channels: int, side: int, beta: bool = True, classes: bool = False, parts: int | None = None
+) -> Tensor:
+    """spade_conv on x of ``side`` pixels squared."""
+    rows = 2 * channels if beta else channels
+    packed = weight(rows * (16 if classes else 1), 3, 3, actv[-1])
+    return ops.spade_conv(
+        halves(*actv), packed, floats(rows), halves(1, side, side, channels), stats(1, channels, parts), 0.2
+    )
+
+
+def up(x: tuple[int, ...], outputs: int, phases: int, classes: bool = False) -> Tensor:
+    taps = (3, 2, 2) if len(x) == 5 else (2, 2)
+    return ops.upsample_conv(halves(*x), weight(phases, outputs, *taps, x[-1]), floats(outputs), 0.0, classes=classes)
+
+
+def pool(x: tuple[int, ...], outputs: int) -> Tensor:
+    return ops.conv_pool(halves(*x), weight(outputs, 3, 3, 3, x[-1]), floats(outputs))
+
+
+def block(side: tuple[int, int], channels: int) -> Tensor:
+    """Both kernels of a ConvNeXt block."""
+    x, wide = halves(1, *side, channels), 4 * channels
+    h, squares = ops.depthwise_linear(x, floats(7, 7, channels), floats(channels), weight(wide, channels), floats(wide))
+    return ops.grn_linear(h, squares, floats(wide), weight(channels, wide), floats(channels), x)
+
+
+def keypoints(batch: int = 1) -> Tensor:
+    return floats(batch, 21, 3, scale=0.5)
+
+
+def motion() -> Tensor:
+    compressed = halves(1, 3, 13, 40, 4)
+    out = compressed.new_empty(1, 3, 13, 40, 112)
+    return ops.sparse_motion(compressed, ops.background_sample(compressed), keypoints(), keypoints(), out)
+
+
+def warp() -> Tensor:
+    volume = halves(1, 3, 9, 21, 32).permute(0, 4, 1, 2, 3)
+    logits = floats(1, 3, 9, 21, 22, scale=3).permute(0, 4, 1, 2, 3)
+    return ops.flow_warp(logits, keypoints(), keypoints(), volume)[0]
+
+
+def stitching() -> Tensor:
+    sizes = (126, 128, 128, 64, 65)
+    layers = [(floats(b, a), floats(b)) for a, b in itertools.pairwise(sizes)]
+    packed, widths = ops.pack_mlp(layers)
+    return ops.stitch_mlp(keypoints(), keypoints(), packed, widths)
+
+
+CASES: dict[str, Callable[[], Tensor]] = {
+    "conv_act 128x128 halo, statistics in parts": lambda: conv_with_stats((1, 64, 64, 64), 512, parts=32),
+    "conv_act 128x256, statistics": lambda: conv_with_stats((1, 64, 128, 64), 512),
+    "conv_act 256x64 halo, statistics": lambda: conv_with_stats((1, 256, 256, 64), 64),
+    "conv_act 256x64": lambda: conv((1, 256, 256, 64), 64, (1, 1)),
+    "conv_act 256x144": lambda: conv((1, 2, 64, 64, 144), 144, (3, 3, 3)),
+    "conv_act 128x128, a cluster's sum": lambda: conv((1, 16, 16, 512), 128, (3, 3)),
+    "conv_act 128x128, odd sizes": lambda: conv_with_stats((2, 13, 7, 72), 96),
+    "spade_conv 128x256, statistics in parts": lambda: spade((1, 64, 64, 64), 128, 64, parts=32),
+    "spade_conv 128x256 halo": lambda: spade((1, 128, 128, 64), 256, 64),
+    "spade_conv 128x256 halo, gamma alone": lambda: spade((1, 128, 128, 64), 512, 64, beta=False),
+    "spade_conv 128x256, classes": lambda: spade((1, 24, 24, 64), 128, 16, classes=True),
+    "spade_conv 256x128, classes": lambda: spade((1, 24, 24, 64), 64, 32, classes=True),
+    "spade_conv 128x256, classes, gamma alone": lambda: spade((1, 24, 24, 64), 256, 16, beta=False, classes=True),
+    "upsample_conv 128x192": lambda: up((1, 32, 32, 64), 384, 4),
+    "upsample_conv 128x192 to classes": lambda: up((1, 16, 16, 64), 384, 9, classes=True),
+    "upsample_conv 128x128, a cluster's sum": lambda: up((1, 4, 2, 2, 512), 128, 4),
+    "upsample_conv 128x64": lambda: up((1, 4, 16, 16, 64), 32, 4),
+    "conv_pool 256x64 halo": lambda: pool((1, 2, 64, 64, 112), 64),
+    "conv_pool 128x128, a cluster's sum": lambda: pool((1, 16, 4, 4, 256), 256),
+    "conv_img 256x16 halo": lambda: ops.conv_img(halves(1, 64, 64, 64), weight(12, 3, 3, 64), floats(12)),
+    "mask_conv3d": lambda: ops.mask_conv3d(halves(1, 2, 64, 64, 144), weight(160, 7, 7, 144), floats(22)),
+    "sparse_motion": motion,
+    "flow_warp": warp,
+    "stitch_mlp": stitching,
+    "a block of the first stage": lambda: block((17, 16), 96),
+    "a block of the last stage": lambda: block((8, 8), 768),
+}
+
+
+@torch.no_grad()
+def main(pattern: str = "") -> None:
+    for name, run in CASES.items():
+        if pattern not in name:
+            continue
+        answer = run()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+        if not bool(answer.isfinite().all()):
+            raise SystemExit(f"{name}: the answer is not finite")
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
