@@ -114,8 +114,8 @@ enum class Kernel { kNarrow, kNarrowHalo, kSquare, kSquareHalo, kWide, kHourglas
 
 // The part of the chip that works on average while `blocks` run, one a multiprocessor.
 double busy(int64_t blocks) {
-  const int64_t waves = (blocks + kMultiprocessors - 1) / kMultiprocessors;
-  return static_cast<double>(blocks) / static_cast<double>(waves * kMultiprocessors);
+  const int64_t room = multiprocessors(), waves = (blocks + room - 1) / room;
+  return static_cast<double>(blocks) / static_cast<double>(waves * room);
 }
 
 // A block as narrow as the outputs wastes no product; of the others the wide one reads x half as often, where its fewer
@@ -125,15 +125,15 @@ Kernel choose(const ConvShape& shape) {
   if (shape.outputs == 144) {
     return Kernel::kHourglass;
   }
-  if (shape.outputs <= 64 && pixels >= 256 * 132) {
+  if (shape.outputs <= 64 && pixels >= 256 * multiprocessors()) {
     return shape.taps_h == 3 && shape.grid == Grid::kSame ? Kernel::kNarrowHalo : Kernel::kNarrow;
   }
   const int64_t square_blocks = (pixels + 127) / 128 * ceil_div(shape.outputs, 128);
-  const bool wide = shape.outputs % 256 == 0 && busy(square_blocks / 2) > 0.95 * busy(square_blocks);
+  if (shape.outputs % 256 == 0 && busy(square_blocks / 2) > 0.95 * busy(square_blocks)) {
+    return Kernel::kWide;
+  }
   const bool rows = shape.taps_h == 3 && shape.grid == Grid::kSame && shape.width % 64 == 0 && shape.height % 2 == 0;
-  return wide                                                ? Kernel::kWide
-         : rows && 4 * square_blocks >= 3 * kMultiprocessors ? Kernel::kSquareHalo
-                                                             : Kernel::kSquare;
+  return rows && 4 * square_blocks >= 3 * multiprocessors() ? Kernel::kSquareHalo : Kernel::kSquare;
 }
 
 // Sets the tile of `kernel`, which the statistics need before it runs.

@@ -23,7 +23,6 @@
 
 namespace lpkernels::hopper {
 
-constexpr int kMultiprocessors = 132;     // of every H100 and H200 with wgmma; fewer only leave blocks waiting
 constexpr int kMostSharedBytes = 232448;  // 227 KB, a block's
 
 // Shared memory for an epilogue. Only where a block has a single tile may it write over the stages.
@@ -105,14 +104,26 @@ __device__ inline void sync_consumers() {
   cutlass::arch::NamedBarrier::sync(256, 1);
 }
 
+inline int current_device() {
+  int device = 0;
+  cudaGetDevice(&device);
+  return device;
+}
+
+// Of the current device: 114 to 132 on Hopper.
+inline int multiprocessors() {
+  int count = 0;
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, current_device());
+  return std::max(count, 1);
+}
+
 // Raises unless this is a Hopper GPU and the library holds code for it: elsewhere conv_kernel has no body.
 inline void check_hopper() {
 #ifndef LPKERNELS_SM90A
   STD_TORCH_CHECK(false, "the op library was built without sm_90a: rebuild with TORCH_CUDA_ARCH_LIST=9.0a");
 #endif
-  int device = 0, major = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  int major = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, current_device());
   STD_TORCH_CHECK(major == 9, "needs a Hopper GPU (compute capability 9.0), this is ", major, ".x");
 }
 
@@ -126,8 +137,10 @@ cudaError_t allow_shared_memory() {
 // chip's groups of multiprocessors, whose sizes differ from chip to chip.
 template <class Loop, class Epilogue>
 int clusters_at_once(int size) {
-  static std::array<std::atomic<int>, kLargestCluster + 1> known{};
-  if (const int found = known[size].load(std::memory_order_relaxed)) {
+  constexpr int kDevices = 64;  // beyond them the places are shared: only speed depends on the answer
+  static std::array<std::atomic<int>, kDevices*(kLargestCluster + 1)> answers{};
+  std::atomic<int>& known = answers[current_device() % kDevices * (kLargestCluster + 1) + size];
+  if (const int found = known.load(std::memory_order_relaxed)) {
     return found;
   }
   cudaLaunchAttribute attribute;
@@ -145,7 +158,7 @@ int clusters_at_once(int size) {
     error = cudaOccupancyMaxActiveClusters(&count, &conv_kernel<Loop, Epilogue>, &config);
   }
   STD_TORCH_CHECK(error == cudaSuccess, "conv: clusters of ", size, ": ", cudaGetErrorString(error));
-  known[size].store(std::max(count, 1), std::memory_order_relaxed);
+  known.store(std::max(count, 1), std::memory_order_relaxed);
   return std::max(count, 1);
 }
 
@@ -155,9 +168,9 @@ int split_for(const ConvShape& shape) {
   constexpr int kFewestSteps = 8;
   const int all = blocks(shape, Loop::Config::BlockN);
   const int steps = steps_of(shape, shape.axis_phases() / 2, shape.axis_phases() / 2);  // of the phase with the fewest
+  const int room = multiprocessors();
   int split = 1;
-  for (int size = 2; size <= kLargestCluster && all * size <= kMultiprocessors && steps / size >= kFewestSteps;
-       ++size) {
+  for (int size = 2; size <= kLargestCluster && all * size <= room && steps / size >= kFewestSteps; ++size) {
     if (all <= clusters_at_once<Loop, Epilogue>(size)) {
       split = size;
     }
@@ -196,7 +209,7 @@ void launch_conv(const void* x, int64_t pixel_stride, const void* weight, ConvSh
   attributes[1].val.clusterDim = {static_cast<unsigned>(shape.split), 1, 1};
   cudaLaunchConfig_t config{};
   const bool one_tile_each = shape.split > 1 || !Epilogue::kManyTiles;
-  config.gridDim = dim3(one_tile_each ? all * shape.split : std::min(all, kMultiprocessors));
+  config.gridDim = dim3(one_tile_each ? all * shape.split : std::min(all, multiprocessors()));
   config.blockDim = dim3(Config::Threads);
   config.dynamicSmemBytes = kShared;
   config.stream = stream;

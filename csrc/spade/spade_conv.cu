@@ -235,7 +235,7 @@ void launch(const Activation& actv, const Tensor& weight, ConvShape shape, const
   shape.permuted = true;
   // Its larger boxes come later: worth it where a block has several tiles.
   const bool rows = shape.grid == Grid::kSame && shape.height % 2 == 0 && shape.width % 64 == 0 &&
-                    int64_t{shape.batch} * shape.height * shape.width / 128 * shape.outputs / 256 > kMultiprocessors;
+                    int64_t{shape.batch} * shape.height * shape.width / 128 * shape.outputs / 256 > multiprocessors();
   if (shape.outputs % 256 == 0 && rows) {
     launch_conv<WideHalo, Epilogue>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);
   } else if (shape.outputs % 256 == 0) {
