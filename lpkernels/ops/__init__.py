@@ -1,4 +1,8 @@
-"""The ops: one file each, with its schema, argument checks, fake kernel and choice of backend."""
+"""The ops: one file each, with its schema, argument checks, fake kernel and choice of backend.
+
+Weights are taken for constants: on Hopper a kernel fetches them while the one before it still runs. What another of
+these ops has just written is no weight; wait for the stream in between (``torch.cuda.current_stream().synchronize()``).
+"""
 
 from lpkernels.ops._conv import pack_class_weight
 from lpkernels.ops._op import Backend, Choice, Op, registry, requested_backends, use_backend
