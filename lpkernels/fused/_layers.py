@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lpkernels import ops
 from lpkernels.fused._weights import Conv, channels_last
 
-
 PACKED_AT_ONCE = 64  # outputs
 
 
