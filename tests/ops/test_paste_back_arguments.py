@@ -113,7 +113,7 @@ def test_bad_arguments_are_named(arguments: Call, error: type[Exception], messag
         ({"M_c2o": [[1e300, 0, 0], [0, 1e300, 0]]}, ValueError, "M_c2o is singular"),
         ({"M_c2o": [[math.inf, 0, 0], [0, 1, 0]]}, ValueError, "M_c2o must be finite"),
         ({"size": (0, 5)}, ValueError, "size must be the picture's height and width"),
-        ({"size": (5,)}, ValueError, "size must be the picture's height and width"),
+        ({"size": (5,)}, ValueError, "size must be the picture's height, width in whole pixels"),
     ],
 )
 def test_bad_masks_are_named(arguments: Call, error: type[Exception], message: str) -> None:
