@@ -37,13 +37,18 @@ def stat_parts(x: Tensor, outputs: int) -> int | None:
     The blocks of the Hopper kernel have those of their own tiles. Where these are few, ``spade_conv`` adds them up
     while it waits for its first pixels, which saves the kernel that would do it in between.
     """
-    if x.dim() != 4 or x.dtype != torch.float16 or outputs % TILE or x.shape[-1] % 64:
+    if x.dtype != torch.float16 or _OP.backends["cuda"].why_not(x.device.type) is not None:
         return None
-    height, width = x.shape[1:3]
+    return _tiles(tuple(x.shape), outputs)
+
+
+def _tiles(x_shape: tuple[int, ...], outputs: int) -> int | None:
+    """Tiles of a picture, where the Hopper kernel's have all their pixels and are few; else None."""
+    if len(x_shape) != 4 or outputs % TILE or x_shape[-1] % 64:
+        return None
+    height, width = x_shape[1:3]
     powers = height & (height - 1) == 0 and width & (width - 1) == 0
-    if not powers or not 2 * TILE <= height * width <= MOST_PARTS * TILE:
-        return None
-    return height * width // TILE if _OP.backends["cuda"].why_not(x.device.type) is None else None
+    return height * width // TILE if powers and 2 * TILE <= height * width <= MOST_PARTS * TILE else None
 
 
 def _fake(*_: Any) -> None:
@@ -79,6 +84,9 @@ def _written(compute: Callable[[Tensor], torch.dtype]) -> Callable[..., None]:
 
 def _hopper_refuses(signature: Signature) -> str | None:
     (x_shape, dtype), _, ((outputs,), _), *_ = signature
+    last, last_dtype = signature[-1]
+    if last_dtype == torch.float32 and len(last) == 4 and last[1] != (tiles := _tiles(x_shape, outputs)):
+        return f"leaves statistics in as many parts as it has tiles, here {tiles}; got {last[1]}"
     if (x_shape[-1], outputs, dtype) == (144, 144, torch.float16):
         return None  # the hourglass's last convolution has a tile of its own
     return _conv.hopper_refuses(signature)

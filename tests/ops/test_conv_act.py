@@ -136,6 +136,16 @@ def test_statistics_in_parts(case: Case) -> None:
         in_parts(*inputs, parts=pixels + 1)
 
 
+@pytest.mark.parametrize(("parts", "taken"), [(32, True), (16, False), (1, False), (None, True)])
+def test_parts_that_the_hopper_kernel_takes(parts: int | None, taken: bool) -> None:
+    x, y = ((1, 64, 64, 256), torch.float16), ((1, 64, 64, 512), torch.float16)
+    stats = (1, 512, 2) if parts is None else (1, parts, 512, 2)
+    signature = (x, ((512, 3, 3, 256), torch.float16), ((512,), torch.float32), y, (stats, torch.float32))
+    reason = ops.registry()["conv_act"].backends["cuda"].refuses(signature)
+    assert (reason is None) == taken
+    assert taken or "here 32" in str(reason)
+
+
 @pytest.mark.usefixtures("poisoned", "interpreted")
 @pytest.mark.parametrize("case", SMALL)
 def test_triton_statistics_in_parts(case: Case) -> None:
