@@ -35,7 +35,7 @@ template <int Pixels, int Parts>
 __device__ void share_statistics(const Chunks& chunks, int own, float* v, int pitch, float2* statistics,
                                  uint64_t* arrivals) {
   constexpr int kLanes = kThreads / Pixels;
-  const int lane = static_cast<int>(threadIdx.x) % kLanes, pixel = static_cast<int>(threadIdx.x) / kLanes;
+  const int lane = static_cast<int>(threadIdx.x % kLanes), pixel = static_cast<int>(threadIdx.x / kLanes);
   const int count = chunks.channel_count(own);  // in multiples of 8
   auto* row = reinterpret_cast<float4*>(v + pixel * pitch);
   float sum = 0.f, squares = 0.f;
@@ -66,7 +66,7 @@ template <int Pixels>
 __device__ void share_normalized(const Chunks& chunks, int own, const float* v, int pitch, const float2* statistics,
                                  __half* a, int pitch_a, uint64_t* arrivals) {
   constexpr int kLanes = kThreads / Pixels;
-  const int lane = static_cast<int>(threadIdx.x) % kLanes, pixel = static_cast<int>(threadIdx.x) / kLanes;
+  const int lane = static_cast<int>(threadIdx.x % kLanes), pixel = static_cast<int>(threadIdx.x / kLanes);
   const int rank = lane % 8, vectors = chunks.channel_count(own) / 8;
   const float inverse_count = approximate_reciprocal(static_cast<float>(chunks.channels));
   float count = 0.f;

@@ -62,7 +62,7 @@ struct DepthwiseMemory {
 // Asks for a chunk's taps and, as their last row, its bias: taps[50][48].
 __device__ inline void load_taps(const DepthwiseLinear& p, int chunk, float* taps) {
   constexpr int kQuads = kChunk / 4, kRows = kThreads / kQuads;
-  const int first = static_cast<int>(threadIdx.x) / kQuads, quad = static_cast<int>(threadIdx.x) % kQuads;
+  const int first = static_cast<int>(threadIdx.x / kQuads), quad = static_cast<int>(threadIdx.x % kQuads);
   const int c = chunk * kChunk + quad * 4;
   const bool exists = c < p.channels;
 #pragma unroll
@@ -75,26 +75,41 @@ __device__ inline void load_taps(const DepthwiseLinear& p, int chunk, float* tap
   }
 }
 
-// Asks for a chunk of the tile's pixels and of those 3 around it: halo[row][column][48], zeros outside the image.
+// A thread's part of a chunk of the tile's pixels and of those 3 around it: eight channels of a pixel in every kRows-th
+// row. What does not depend on the chunk is known before the wait for the kernel ahead.
 template <int PatchH>
-__device__ void load_halo(const DepthwiseLinear& p, int image, int top, int left, int chunk, __half* halo) {
-  constexpr int kRows = kThreads / (kHaloW * kVectors);  // that the block's threads load at once
-  const int vector = static_cast<int>(threadIdx.x) % kVectors, pixel = static_cast<int>(threadIdx.x) / kVectors;
-  const int first = pixel / kHaloW, column = pixel % kHaloW;
-  const int c = chunk * kChunk + vector * 8, y = top - kTaps / 2 + first, x = left - kTaps / 2 + column;
-  const __half* from = p.x + ((int64_t{image} * p.height + y) * p.width + x) * p.channels + c;
-  const int row_of_x = p.width * p.channels;
-  const bool exists = c < p.channels && x >= 0 && x < p.width;
-  __half* to = halo + first * kHaloPitch + column * kChunk + vector * 8;
+struct Halo {
+  static constexpr int kRows = kThreads / (kHaloW * kVectors);  // that the block's threads load at once
+
+  const __half* from;  // of a chunk at channel 0
+  int channel, first, y, row_of_x;
+  bool exists;
+
+  __device__ Halo(const DepthwiseLinear& p, int image, int top, int left) {
+    const int pixel = static_cast<int>(threadIdx.x / kVectors), x = left - kTaps / 2 + pixel % kHaloW;
+    channel = static_cast<int>(threadIdx.x % kVectors) * 8;
+    first = pixel / kHaloW;
+    y = top - kTaps / 2 + first;
+    from = p.x + ((int64_t{image} * p.height + y) * p.width + x) * p.channels + channel;
+    row_of_x = p.width * p.channels;
+    exists = x >= 0 && x < p.width;
+  }
+
+  // Asks for halo[row][column][48], zeros outside the image.
+  __device__ void load(const DepthwiseLinear& p, int chunk, __half* halo) const {
+    const int c = chunk * kChunk;
+    const bool channels_exist = exists && c + channel < p.channels;
+    __half* to = halo + first * kHaloPitch + static_cast<int>(threadIdx.x / kVectors % kHaloW) * kChunk + channel;
 #pragma unroll
-  for (int i = 0; i < ceil_div(PatchH + kTaps - 1, kRows); ++i) {
-    const int row = i * kRows;
-    const bool inside = exists && y + row >= 0 && y + row < p.height;
-    if (first < kRows && first + row < PatchH + kTaps - 1) {
-      copy_async(to + row * kHaloPitch, from + int64_t{row} * row_of_x, inside);
+    for (int i = 0; i < ceil_div(PatchH + kTaps - 1, kRows); ++i) {
+      const int row = i * kRows;
+      if (first < kRows && first + row < PatchH + kTaps - 1) {
+        const bool inside = channels_exist && static_cast<unsigned>(y + row) < static_cast<unsigned>(p.height);
+        copy_async(to + row * kHaloPitch, from + c + int64_t{row} * row_of_x, inside);
+      }
     }
   }
-}
+};
 
 // v[part][pixel][channel], rows of `pitch`, of so many chunks whose halos and taps lie `slot` bytes apart. A part has
 // some rows of the taps.

@@ -12,10 +12,10 @@
 // Published stages 4096 x 96 .. 64 x 768 (pixels x channels), 128 blocks of 16 warps each, two to a multiprocessor: 1.2
 // M products of the tensor cores a block; 64, 32, 32, 32 pixels x 48, 48, 48, 96 channels to convolve, by 12 warps;
 // bytes a block: 74 KB of weights (37 in the first stage) before the wait, 13 to 27 KB of x after it. By count,
-// instructions of a warp: 400 before the wait, and after it 60 for x, 400 convolution (720 in the first and last), 170
-// norm and exchanges, 100 product, 20 to stage, 200 to finish (500 in the first). In clocks, with four warps a
-// scheduler: x 800, convolution 1300 (2100), norm and two exchanges 1100, product 500, GELU and stores 800 (2000 in the
-// first): 2.6 microseconds, 3.7 in the first, 3.1 in the last.
+// instructions of a warp: 350 before the wait, and after it 45 for x, 410 convolution (720 in the first and last), 210
+// norm and two exchanges, 100 product, 20 to stage, 270 to finish (800 in the first). In clocks, with four warps a
+// scheduler: x 800, convolution 1300 (2100), norm and two exchanges 1100, product 500, GELU and stores 800 (2400 in the
+// first): 2.6 microseconds, 3.9 in the first, 3.1 in the last.
 #pragma once
 
 #include "convnext/cluster_norm.cuh"
@@ -38,14 +38,14 @@ template <class Product, int PatchH>
 __device__ void finish(const DepthwiseLinear& p, const float* staged, const float* bias, int image, int tile, int top,
                        int left, int first_n, float4* partial) {
   constexpr int kQuads = Product::kQuads, kSlices = Product::kSlices;
-  const int slice = static_cast<int>(threadIdx.x) / kQuads, column = static_cast<int>(threadIdx.x) % kQuads * 4;
+  const int slice = static_cast<int>(threadIdx.x / kQuads), column = static_cast<int>(threadIdx.x % kQuads) * 4;
   const int n = first_n + column;
   float4 squares = make_float4(0.f, 0.f, 0.f, 0.f);
   if (slice < kSlices) {
     if (n < p.outputs) {
       const float4 own_bias = *reinterpret_cast<const float4*>(bias + column);
       __half* h = p.h + ((int64_t{image} * p.height + top) * p.width + left) * p.outputs + n;
-#pragma unroll
+#pragma unroll 2  // more would be fetched for a single use
       for (int i = 0; i < Product::kRows / kSlices; ++i) {
         const int pixel = slice + i * kSlices, y = pixel / kPatchW, x = pixel % kPatchW;
         if (top + y >= p.height || left + x >= p.width) {
@@ -114,6 +114,7 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
     expect_bytes(arrivals + 1, static_cast<int>(sizeof(__half)) * p.channels * kPixels);
   }
   arrive_at_cluster();
+  const Halo<PatchH> source(p, image, top, left);
   wait_for_kernel_before();
 
 #pragma unroll 1
@@ -127,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
       if (first > 0) {
         load_taps(p, chunks.chunk(own, first + i), taps(i));
       }
-      load_halo<PatchH>(p, image, top, left, chunks.chunk(own, first + i), halo(i));
+      source.load(p, chunks.chunk(own, first + i), halo(i));
     }
     commit_copies();
     wait_for_copies<0>();

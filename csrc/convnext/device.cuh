@@ -15,10 +15,26 @@ __device__ inline unsigned char* shared_memory() {
   return dynamic_shared_memory;
 }
 
-// Two halves that no kernel writes. Volatile, so that the load stays before the wait for the kernel before.
-__device__ inline uint32_t load_constant(const __half* from) {
+// Two halves that no kernel writes, zeros unless they exist. Volatile, so that the load stays before the wait for the
+// kernel before.
+__device__ inline uint32_t load_constant(const __half* from, bool exists) {
   uint32_t v;
-  asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(from));
+  asm volatile(
+      "{\n"
+      ".reg .pred exists;\n"
+      "setp.ne.b32 exists, %2, 0;\n"
+      "mov.b32 %0, 0;\n"
+      "@exists ld.global.nc.u32 %0, [%1];\n"
+      "}"
+      : "=&r"(v)
+      : "l"(from), "r"(static_cast<int>(exists)));
+  return v;
+}
+
+// Four floats that no kernel writes.
+__device__ inline float4 load_constant(const float* from) {
+  float4 v;
+  asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(from));
   return v;
 }
 

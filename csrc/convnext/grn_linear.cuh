@@ -13,9 +13,10 @@
 // Published stages 4096 x 384 -> 96 .. 64 x 3072 -> 768: 128 blocks of 16 warps each, two to a multiprocessor, 1.2 M
 // products of the tensor cores a block, clusters of 8 tiles and no split, 4 and 2, 2 and 4, 1 and 8. Bytes a block: 74
 // KB of weights before the wait; 25 KB of x, 12 to 3 KB of squares, 6 KB of residual after it, up to 14 KB from the
-// cluster. By count, instructions of a warp: 400 before the wait, and after it 220 to ask for squares and x, 60 for the
-// mean (130 more in the warps that have norms), 100 to scale, 100 product, 150 for the sums. In clocks, with four warps
-// a scheduler: squares and x 1000, norms and their exchange 800, scaling 300, product 500, sums 700: 1.9 microseconds.
+// cluster. By count, instructions of a warp: 340 before the wait, and after it 130 to ask for squares and x, 40 for the
+// mean (130 more in the warps that have norms), 100 to scale, 90 product, 20 to stage, 120 for the sums. In clocks,
+// with four warps a scheduler: squares and x 900, norms and their exchange 800, scaling 300, product 500, sums 700: 1.8
+// microseconds.
 #pragma once
 
 #include "convnext/grn_norms.cuh"
@@ -34,8 +35,8 @@ struct Piece {
 
   // depth: of the piece.
   __device__ explicit Piece(int depth)
-      : pixel(static_cast<int>(threadIdx.x) / kVectors),
-        column(static_cast<int>(threadIdx.x) % kVectors * 8),
+      : pixel(static_cast<int>(threadIdx.x / kVectors)),
+        column(static_cast<int>(threadIdx.x % kVectors) * 8),
         takes_part(pixel < kPixels && column < padded_depth(depth)) {}
 
   __device__ __half* place(__half* a, int i) const { return a + (pixel + i * kPixels) * GrnMemory::kPitch + column; }
@@ -81,71 +82,35 @@ struct Piece {
   }
 };
 
-// The cluster's sums: each of its blocks adds up those of its own 32 / splits pixels.
+// What becomes of the sums of this block's pixels.
 struct Answer {
   using Product = GrnMemory::Product;
 
-  int image, first_pixel, first_n, rows;  // of this block
-  int slice, column;
+  int image, first_pixel, first_n;
 
-  __device__ Answer(const GrnLinear& p, int image, int tile_pixel, int n, int part)
-      : image(image),
-        first_pixel(tile_pixel + part * (Product::kRows / p.splits)),
-        first_n(n),
-        rows(Product::kRows / p.splits),
-        slice(static_cast<int>(threadIdx.x) / Product::kQuads),
-        column(static_cast<int>(threadIdx.x) % Product::kQuads * 4) {}
+  __device__ int64_t place(const GrnLinear& p, int row, int column) const {
+    return (int64_t{image} * p.pixels + first_pixel + row) * p.outputs + first_n + column;
+  }
+  __device__ bool exists(const GrnLinear& p, int row, int column) const {
+    return first_pixel + row < p.pixels && first_n + column < p.outputs;
+  }
 
   // Asks for residual[row][column]; waited for with the piece of x that is copied after it.
-  __device__ void copy_residual(const GrnLinear& p, __half* residual) const {
+  __device__ void copy_residual(const GrnLinear& p, int rows, __half* residual) const {
     constexpr int kVectors = Product::kColumns / 8;
-    const int row = static_cast<int>(threadIdx.x) / kVectors, k = static_cast<int>(threadIdx.x) % kVectors * 8;
-    if (row < rows && first_pixel + row < p.pixels && first_n + k < p.outputs) {
-      const int64_t place = (int64_t{image} * p.pixels + first_pixel + row) * p.outputs + first_n + k;
-      copy_async(residual + row * Product::kColumns + k, p.residual + place, true);
+    const int row = static_cast<int>(threadIdx.x / kVectors), column = static_cast<int>(threadIdx.x % kVectors) * 8;
+    if (row < rows && exists(p, row, column)) {
+      copy_async(residual + row * Product::kColumns + column, p.residual + place(p, row, column), true);
     }
   }
 
-  // Sends the sums of each row to the block that adds them up: received[part][row of its own][column], or finishes
-  // them where K is not split. base: rank of the first part.
-  __device__ void send_sums(const GrnLinear& p, const float* staged, int part, int base, float* received,
-                            const float* bias, const __half* residual, uint64_t* arrivals) const {
-    if (slice >= Product::kSlices) {
-      return;
-    }
-#pragma unroll
-    for (int i = 0; i < Product::kRows / Product::kSlices; ++i) {
-      const int row = slice + i * Product::kSlices;
-      const float4 sum = Product::staged_sum(staged, row, column);
-      if (p.splits == 1) {
-        finish(p, row, sum, bias, residual);
-      } else {
-        float* place = received + (part * rows + (row & (rows - 1))) * Product::kPitch + column;
-        send(reinterpret_cast<float4*>(place), sum, base + row * p.splits / Product::kRows, arrivals);
-      }
-    }
-  }
-
-  __device__ void add_received(const GrnLinear& p, const float* received, const float* bias,
-                               const __half* residual) const {
-    if (slice < rows) {  // two parts or more: as many slices as rows
-      const float* own = received + slice * Product::kPitch + column;
-      float4 sum = *reinterpret_cast<const float4*>(own);
-#pragma unroll 1
-      for (int i = 1; i < p.splits; ++i) {
-        sum = sum + *reinterpret_cast<const float4*>(own + i * rows * Product::kPitch);
-      }
-      finish(p, slice, sum, bias, residual);
-    }
-  }
-
-  __device__ void finish(const GrnLinear& p, int row, float4 sum, const float* bias, const __half* residual) const {
-    if (first_pixel + row < p.pixels && first_n + column < p.outputs) {
+  __device__ void finish(const GrnLinear& p, int row, int column, float4 sum, const float* bias,
+                         const __half* residual) const {
+    if (exists(p, row, column)) {
       sum = sum + *reinterpret_cast<const float4*>(bias + column);
       const uint2 pairs = *reinterpret_cast<const uint2*>(residual + row * Product::kColumns + column);
       const float2 first = floats(pairs.x), second = floats(pairs.y);
-      const int64_t place = (int64_t{image} * p.pixels + first_pixel + row) * p.outputs + first_n + column;
-      *reinterpret_cast<uint2*>(p.y + place) =
+      *reinterpret_cast<uint2*>(p.y + place(p, row, column)) =
           make_uint2(halves(sum.x + first.x, sum.y + first.y), halves(sum.z + second.x, sum.w + second.y));
     }
   }
@@ -192,32 +157,32 @@ static __global__ void __launch_bounds__(kThreads, 2) grn_linear_kernel(const __
   Product product;
   product.load_weights(p.weight, first_n, p.outputs, first_k, p.depth, weights);
   const int block_k = own * at.quads * 4;
-  const Norms norms(p, at.quads);
-  const bool exists = block_k + norms.quad * 4 < p.depth;  // thread < quads: quad is thread
-  const float4 gamma = thread < at.quads && exists ? *reinterpret_cast<const float4*>(p.gamma + block_k + 4 * thread)
-                                                   : make_float4(0.f, 0.f, 0.f, 0.f);
-  if (thread < Product::kQuads) {
-    const int n = first_n + 4 * thread;
-    copy_async(bias + 4 * thread, p.bias + n, n < p.outputs);
-  }
+  const Norms norms(p, at.quads, image, block_k);  // of threads below `quads`: quad is thread
+  const float4 gamma = thread < at.quads && norms.exists
+                           ? *reinterpret_cast<const float4*>(p.gamma + block_k + 4 * thread)
+                           : make_float4(0.f, 0.f, 0.f, 0.f);
+  copy_bias(p.bias, first_n, p.outputs, bias);
   if (thread == 0) {
     expect_bytes(arrivals, static_cast<int>(sizeof(float)) * (p.depth + cluster * at.senders));
-    expect_bytes(arrivals + 1, static_cast<int>(sizeof(float)) * Product::kRows * Product::kColumns);
+    SplitSums::expect(arrivals + 1);
   }
   arrive_at_cluster();
-  const Answer answer(p, image, first_pixel, first_n, part);
+  const SplitSums sums(p.splits, part);
+  const Answer answer{image, first_pixel + part * sums.rows, first_n};
   const Piece piece(depth);
   wait_for_kernel_before();
 
-  const float4 sum = norms.sum(p, p.squares + int64_t{image} * p.rows * p.depth + block_k, exists);
-  answer.copy_residual(p, residual);
+  float4 squares[Norms::kInFlight];
+  norms.load(p, norms.from, norms.rows, squares);
+  answer.copy_residual(p, sums.rows, residual);
   piece.copy(p, p.x + (int64_t{image} * p.pixels + first_pixel) * p.depth + first_k, p.pixels - first_pixel, depth, a);
+  const float4 sum = norms.sum(p, squares);
   if (norms.slice < norms.slices) {
     reinterpret_cast<float4*>(memory + GrnMemory::kPartial)[thread] = sum;
   }
   __syncthreads();
   wait_for_cluster();  // all of its blocks run: their memory may be written
-  norms.share(at, memory, own, cluster, gamma, exists, arrivals);
+  norms.share(at, memory, own, cluster, gamma, arrivals);
   wait_for_bytes(arrivals);
   const float inverse =
       inverse_mean(reinterpret_cast<const float*>(memory + GrnMemory::kSums), cluster * at.senders, p.depth);
@@ -227,11 +192,8 @@ static __global__ void __launch_bounds__(kThreads, 2) grn_linear_kernel(const __
   __syncthreads();  // a and the weights have been read: the sums take their place
   product.stage(staged);
   __syncthreads();
-  answer.send_sums(p, staged, part, own - part, received, bias, residual, arrivals + 1);
-  if (p.splits > 1) {
-    wait_for_bytes(arrivals + 1);
-    answer.add_received(p, received, bias, residual);
-  }
+  sums.add_up(staged, own - part, received, arrivals + 1,
+              [&](int row, float4 sum) { answer.finish(p, row, sums.column, sum, bias, residual); });
 #endif
 }
 

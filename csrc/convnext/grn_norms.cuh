@@ -2,7 +2,7 @@
 // and tell each other gamma |x| by column and the sums of |x|, through distributed shared memory.
 #pragma once
 
-#include "convnext/product.cuh"
+#include "convnext/split_sums.cuh"
 
 namespace lpkernels::convnext {
 
@@ -17,21 +17,13 @@ struct GrnLinear {
   int splits, tiles;                 // powers of two, their product is the cluster; splits * 384 is K or more
 };
 
-// Where a block's shared memory has what, the same in every block of a cluster. At 0 a, and in its and the weights'
-// place the sums of the groups of warps. What blocks send each other at the end takes the place of squares that have
-// been added up by then, for nobody has got this block's norms before.
-struct GrnMemory {
-  using Product = HeldProduct<1, 4>;
-  static constexpr int kPitch = row_pitch(Product::kDepth);
-  static constexpr size_t kWeights = sizeof(__half) * Product::kRows * kPitch;
-  static constexpr size_t kBias = kWeights + Product::kWeightBytes > Product::kStagedBytes
-                                      ? kWeights + Product::kWeightBytes
-                                      : Product::kStagedBytes;
-  static constexpr size_t kResidual = kBias + sizeof(float) * Product::kColumns;
+// Where a block's shared memory has what, the same in every block of a cluster. What blocks send each other at the end
+// takes the place of squares that have been added up by then, for nobody has got this block's norms before.
+struct GrnMemory : SplitMemory {
+  static constexpr size_t kResidual = kEnd;
   static constexpr size_t kPartial = kResidual + sizeof(__half) * Product::kRows * Product::kColumns;
-  static constexpr size_t kReceived = sizeof(float) * Product::kRows * Product::kPitch;
   static constexpr size_t kArrivals =
-      kPartial + (kReceived > sizeof(float4) * kThreads ? kReceived : sizeof(float4) * kThreads);
+      kPartial + (kReceivedBytes > sizeof(float4) * kThreads ? kReceivedBytes : sizeof(float4) * kThreads);
   static constexpr size_t kSums = kArrivals + 2 * sizeof(uint64_t);  // of |x|, by block and warp: 24 at most
   static constexpr size_t kGains = kSums + sizeof(float) * 32;       // gamma |x| of every column
 
@@ -51,34 +43,47 @@ struct Norms {
   static constexpr int kInFlight = 4;
 
   int slices, slice, quad;
+  const float4* from;
+  bool exists;  // there are such columns
+  int rows;     // of its own and of other slices from its first on
 
-  __device__ Norms(const GrnLinear& p, int quads)
+  // first_k: of the block.
+  __device__ Norms(const GrnLinear& p, int quads, int image, int first_k)
       : slices(min(min(kThreads / quads, 16), p.rows)),
-        slice(static_cast<int>(threadIdx.x) / quads),
-        quad(static_cast<int>(threadIdx.x) % quads) {}
+        slice(static_cast<int>(threadIdx.x / quads)),
+        quad(static_cast<int>(threadIdx.x % quads)) {
+    const int64_t first_row = int64_t{image} * p.rows + slice;
+    from = reinterpret_cast<const float4*>(p.squares + first_row * p.depth + first_k) + quad;
+    exists = first_k + 4 * quad < p.depth;
+    rows = slice < slices && exists ? p.rows - slice : 0;
+  }
 
-  // Sum of its squares, from `squares` on: row 0 of the image, first of the block's columns.
-  __device__ float4 sum(const GrnLinear& p, const float* squares, bool exists) const {
-    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-    const auto* from = reinterpret_cast<const float4*>(squares) + quad;
-    const int end = exists && slice < slices ? p.rows : 0;
-#pragma unroll 1
-    for (int row = slice; row < end; row += kInFlight * slices) {
-      float4 values[kInFlight];
+  // Asks for its next rows, `left` of its own and of other slices' from `next` on.
+  __device__ void load(const GrnLinear& p, const float4* next, int left, float4 (&values)[kInFlight]) const {
 #pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        values[i] = make_float4(0.f, 0.f, 0.f, 0.f);
-        if (row + i * slices < end) {
-          values[i] = from[int64_t{row + i * slices} * (p.depth / 4)];
-        }
+    for (int i = 0; i < kInFlight; ++i) {
+      values[i] = make_float4(0.f, 0.f, 0.f, 0.f);
+      if (i * slices < left) {
+        values[i] = next[i * slices * (p.depth / 4)];
       }
+    }
+  }
+
+  // Sum of its rows, the first of which have been asked for.
+  __device__ float4 sum(const GrnLinear& p, float4 (&values)[kInFlight]) const {
+    float4 sum = (values[0] + values[1]) + (values[2] + values[3]);
+    const float4* next = from;
+#pragma unroll 1
+    for (int left = rows - kInFlight * slices; left > 0; left -= kInFlight * slices) {
+      next += kInFlight * slices * (p.depth / 4);
+      load(p, next, left, values);
       sum = sum + ((values[0] + values[1]) + (values[2] + values[3]));
     }
     return sum;
   }
 
   // Adds up the slices' sums and tells the cluster gamma |x| by column and the sum of |x| by warp.
-  __device__ void share(const GrnMemory& at, unsigned char* memory, int own, int cluster, float4 gamma, bool exists,
+  __device__ void share(const GrnMemory& at, unsigned char* memory, int own, int cluster, float4 gamma,
                         uint64_t* arrivals) const {
     const int thread = threadIdx.x;
     if (thread / 32 >= at.senders) {
@@ -112,7 +117,7 @@ struct Norms {
 
 // 1 / (mean_K |x| + eps), from the sums of all blocks and warps.
 __device__ inline float inverse_mean(const float* sums, int count, int depth) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lane = static_cast<int>(threadIdx.x % 32);
   const float sum = sum_of_lanes<32>(lane < count ? sums[lane] : 0.f);
   return approximate_reciprocal(fmaf(sum, approximate_reciprocal(static_cast<float>(depth)), kEpsilon));
 }

@@ -80,7 +80,7 @@ struct HeldProduct {
   uint32_t weights[kHeld][kTiles][4];
   float sums[kWarpRows / 16][kTiles][4];
 
-  __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32; }
+  __device__ static int warp() { return static_cast<int>(threadIdx.x / 32); }
   __device__ static int group() { return warp() % GroupsK; }
   __device__ static int first_row() { return warp() / GroupsK % GroupsM * kWarpRows; }
   __device__ static int first_column() { return warp() / GroupsK / GroupsM * kWarpColumns; }
@@ -96,33 +96,31 @@ struct HeldProduct {
   // outputs. Those that are not held in registers are in `shared` for the block once all of its threads have waited for
   // their copies.
   __device__ void load_weights(const __half* weight, int n, int outputs, int k, int depth, uint4* shared) {
-    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+    const int g = static_cast<int>(threadIdx.x / 4 % 8), t = static_cast<int>(threadIdx.x % 4);
     const int column = k + first_k();
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
-      const __half* from = weight + int64_t{min(n + first_column() + 8 * j + g, outputs - 1)} * depth + column;
+      const __half* row = weight + int64_t{min(n + first_column() + 8 * j + g, outputs - 1)} * depth + column;
+      const __half *pairs = row + 2 * t, *vectors = row + 8 * t;
 #pragma unroll
       for (int step = 0; step < kHeld; ++step) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int piece = step * kStep + 8 * i;
-          weights[step][j][i] = 0;
-          if (column + piece < depth) {
-            weights[step][j][i] = load_constant(from + piece + 2 * t);
-          }
+          weights[step][j][i] = load_constant(pairs + piece, column + piece < depth);
         }
       }
 #pragma unroll
       for (int step = kHeld; step < kSteps; ++step) {
-        const int piece = step * kStep + 8 * t;
-        copy_async(shared + place(step, j, g, t), from + piece, column + piece < depth);
+        const int piece = step * kStep;
+        copy_async(shared + place(step, j, g, t), vectors + piece, column + piece + 8 * t < depth);
       }
     }
   }
 
   // sums = A W^T over the first `depth` k of A, a multiple of kStep.
   __device__ void multiply(const __half* a, int pitch, int depth, const uint4* shared) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int lane = static_cast<int>(threadIdx.x % 32);
     const __half* own = a + (first_row() + lane % 16) * pitch + first_k() + lane / 16 * 8;
 #pragma unroll
     for (auto& row : sums) {
@@ -164,7 +162,7 @@ struct HeldProduct {
 
   // The sums of this block's groups as staged[group][row][column], from where any thread may add them up.
   __device__ void stage(float* staged) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int lane = static_cast<int>(threadIdx.x % 32);
     float* own = staged + (group() * kRows + first_row() + lane / 4) * kPitch + first_column() + lane % 4 * 2;
 #pragma unroll
     for (int m = 0; m < kWarpRows / 16; ++m) {

@@ -25,14 +25,19 @@ def no_tensor_cores(signature: Signature) -> str | None:
     return None
 
 
-def cuda_refuses(most: int) -> Callable[[Signature], str | None]:
-    """Why the CUDA kernel of a call whose first and fourth tensors are x and weight (N, K) cannot take it."""
+def cuda_refuses(most: int, weight: int = 3, multiple: int = VECTOR) -> Callable[[Signature], str | None]:
+    """Why the CUDA kernel of a call whose first tensor is x and whose number ``weight`` is (N, ..., K) cannot take it.
+
+    N is to be a multiple of ``multiple``.
+    """
 
     def refuses(signature: Signature) -> str | None:
-        (_, dtype), _, _, ((outputs, channels), _), *_ = signature
-        if dtype == torch.float16 and channels % VECTOR == 0 and outputs % VECTOR == 0 and channels <= most:
+        dtype, (outputs, *_, channels) = signature[0][1], signature[weight][0]
+        if dtype == torch.float16 and channels % VECTOR == 0 and outputs % multiple == 0 and channels <= most:
             return None
-        wanted = f"made for float16, channels and outputs in multiples of {VECTOR}, at most {most} channels"
+        wanted = (
+            f"made for float16, channels in multiples of {VECTOR}, at most {most}, outputs in multiples of {multiple}"
+        )
         return f"{wanted}; got {dtype}, {channels}, {outputs}"
 
     return refuses

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from lpkernels import ref
 from lpkernels.ops import _conv, _convnext
-from lpkernels.ops._op import Op, triton_kernel
+from lpkernels.ops._op import Op, native, triton_kernel
+
+MOST_CHANNELS = 384  # of the CUDA kernel
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -26,6 +28,7 @@ _OP = Op(
     "norm_downsample(Tensor x, Tensor weight, Tensor bias) -> Tensor y",
     _fake,
     (
+        native("norm_downsample", "cuda", clusters=True, refuses=_convnext.cuda_refuses(MOST_CHANNELS, weight=1)),
         triton_kernel("norm_downsample", _load, refuses=_convnext.no_tensor_cores),
         *_convnext.plain(ref.norm_downsample_in),
     ),
@@ -50,7 +53,7 @@ def norm_downsample(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         TypeError: an argument is no tensor or has a wrong dtype.
         ValueError: a shape or strides do not fit or devices differ.
         BackendError: no allowed backend can run this call.
-        RuntimeError: an input requires a gradient.
+        RuntimeError: an input requires a gradient, or a tensor is a view that does not start at 16 bytes.
     """
     x = _convnext.activation("x", x)
     if min(x.shape[1:3]) < 2:

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from lpkernels import _checks, ref
 from lpkernels.ops import _conv, _convnext
-from lpkernels.ops._op import Backend, Op, reference, triton_kernel
+from lpkernels.ops._op import Backend, Op, native, reference, triton_kernel
+
+MOST_CHANNELS = 768  # of the CUDA kernel
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -26,6 +28,7 @@ _OP = Op(
     "pool_norm_linear(Tensor x, Tensor weight, Tensor bias) -> Tensor y",
     _fake,
     (
+        native("pool_norm_linear", "cuda", clusters=True, refuses=_convnext.cuda_refuses(MOST_CHANNELS, 1, 1)),
         triton_kernel("pool_norm_linear", _load),
         Backend("torch", _conv.torch_why_not, ref.pool_norm_linear),
         reference(ref.pool_norm_linear),
@@ -48,7 +51,7 @@ def pool_norm_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         TypeError: an argument is no tensor or has a wrong dtype.
         ValueError: a shape or strides do not fit or devices differ.
         BackendError: no allowed backend can run this call.
-        RuntimeError: an input requires a gradient.
+        RuntimeError: an input requires a gradient, or a tensor is a view that does not start at 16 bytes.
     """
     x = _convnext.activation("x", x)
     _checks.is_tensor("weight", weight)

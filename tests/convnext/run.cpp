@@ -2,10 +2,13 @@
 // after the other; stdout: its answers.
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <string>
 
 #include "convnext/depthwise_linear.cuh"
 #include "convnext/grn_linear.cuh"
+#include "convnext/norm_downsample.cuh"
+#include "convnext/pool_norm_linear.cuh"
 
 using namespace lpkernels::convnext;
 
@@ -76,6 +79,36 @@ void grn_linear(int batch, int pixels, int depth, int outputs, int rows) {
   write(y);
 }
 
+void norm_downsample(int batch, int height, int width, int channels, int outputs) {
+  auto x = read<__half>(size_t{1} * batch * height * width * channels);
+  auto weight = read<__half>(size_t{4} * outputs * channels);
+  auto bias = read<float>(outputs);
+  const int rows = batch * (height / 2) * (width / 2);
+  Array<__half> y(size_t{1} * rows * outputs);
+  const NormDownsample p{x.data(), weight.data(), bias.data(), y.data(), height, width, channels, outputs, rows};
+  with_downsample(p, [&](auto variant, int tiles, int columns) {
+    using V = decltype(variant);
+    const Index grid{static_cast<unsigned>(tiles), static_cast<unsigned>(columns), 1};
+    emulated::launch(V::kKernel, grid, kThreads, DownsampleMemory::kBytes, V::kSplits, p);
+  });
+  write(y);
+}
+
+void pool_norm_linear(int batch, int height, int width, int channels, int outputs) {
+  auto x = read<__half>(size_t{1} * batch * height * width * channels);
+  auto weight = read<float>(size_t{1} * outputs * channels), bias = read<float>(outputs);
+  Array<float> y(size_t{1} * batch * outputs);
+  const PoolNormLinear p{x.data(), weight.data(), bias.data(), y.data(), height * width, channels, outputs};
+  const Index grid{static_cast<unsigned>(blocks_of(p)), static_cast<unsigned>(batch), 1};
+  emulated::launch(&pool_norm_linear_kernel, grid, kThreads, PoolMemory::kBytes, PoolMemory::kCluster, p);
+  write(y);
+}
+
+const std::map<std::string, void (*)(int, int, int, int, int)> kOps = {{"depthwise_linear", &depthwise_linear},
+                                                                       {"grn_linear", &grn_linear},
+                                                                       {"norm_downsample", &norm_downsample},
+                                                                       {"pool_norm_linear", &pool_norm_linear}};
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -86,6 +119,5 @@ int main(int count, char** arguments) {
   for (int i = 0; i < 5; ++i) {
     sizes[i] = std::atoi(arguments[2 + i]);
   }
-  const auto op = std::string(arguments[1]) == "depthwise_linear" ? &depthwise_linear : &grn_linear;
-  op(sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]);
+  kOps.at(arguments[1])(sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]);
 }

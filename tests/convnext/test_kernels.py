@@ -15,6 +15,8 @@ from lpkernels import ref
 from tests.ops import contract
 from tests.ops.test_depthwise_linear import make_inputs as depthwise_inputs
 from tests.ops.test_grn_linear import make_inputs as grn_inputs
+from tests.ops.test_norm_downsample import make_inputs as downsample_inputs
+from tests.ops.test_pool_norm_linear import make_inputs as pool_inputs
 
 ROOT = Path(__file__).parents[2]
 HALF = torch.float16
@@ -62,6 +64,7 @@ def assert_within_pytorchs_own_error(actual: Tensor, own: Tensor, truth: Tensor)
         (2, 3, 10, 200, 192),  # cluster of two, the second with a last piece of a chunk
         (1, 9, 6, 424, 104),  # no cluster: nine chunks, one after the other, in two places
         (1, 5, 5, 720, 184),  # sums over four groups of warps, in clusters of four
+        (1, 3, 9, 392, 384),  # in clusters of eight, of which one block has two chunks
         (1, 256, 8, 56, 40),  # high tiles
     ],
 )
@@ -94,3 +97,28 @@ def test_grn_linear(kernels: Path, shape: tuple[int, ...]) -> None:
     sizes = (batch, height * width, channels, outputs, inputs[1].shape[1])
     y = torch.frombuffer(run(kernels, "grn_linear", sizes, inputs), dtype=HALF).reshape(truth.shape)
     assert_within_pytorchs_own_error(y, own, truth)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 2, 2, 8, 8),
+        (2, 9, 15, 88, 104),  # a last row and column that are left out, a padded K
+        (1, 6, 8, 192, 96),  # two blocks add up
+        (3, 5, 4, 296, 48),  # four
+    ],
+)
+@pytest.mark.parametrize("mean", [1.0, 60.0])
+def test_norm_downsample(kernels: Path, shape: tuple[int, ...], mean: float) -> None:
+    inputs = downsample_inputs(shape, HALF, mean=mean)
+    truth = ref.norm_downsample(*[tensor.double() for tensor in inputs])
+    y = torch.frombuffer(run(kernels, "norm_downsample", shape, inputs), dtype=HALF).reshape(truth.shape)
+    assert_within_pytorchs_own_error(y, ref.norm_downsample_in(HALF, *inputs), truth)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 8, 1), (2, 5, 9, 200, 130), (1, 9, 8, 768, 17)])
+def test_pool_norm_linear(kernels: Path, shape: tuple[int, ...]) -> None:
+    inputs = pool_inputs(shape, HALF)
+    truth = ref.pool_norm_linear(*[tensor.double() for tensor in inputs])
+    y = torch.frombuffer(run(kernels, "pool_norm_linear", shape, inputs), dtype=torch.float32).reshape(truth.shape)
+    assert contract.relative_error(y, truth) < 1e-6

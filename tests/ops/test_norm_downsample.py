@@ -80,15 +80,34 @@ def test_triton_opcheck_and_compile() -> None:
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("shape", [*PUBLISHED, (3, 33, 21, 96, 192), (8, 64, 64, 96, 192), (2, 7, 9, 384, 768)])
 @pytest.mark.parametrize("dtype", HALVES)
-def test_half_within_pytorchs_own_error(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("backend", convnext.GPU_BACKENDS)
+def test_half_within_pytorchs_own_error(shape: tuple[int, ...], dtype: torch.dtype, backend: str) -> None:
     inputs = make_inputs(shape, dtype, "cuda")
-    convnext.check_half(ops.norm_downsample, ref.norm_downsample_in, inputs, dtype)
+    with convnext.only("norm_downsample", backend, inputs):
+        convnext.check_half(ops.norm_downsample, ref.norm_downsample_in, inputs, dtype)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", PUBLISHED)
 def test_repeatable_streams_and_graphs(shape: tuple[int, ...]) -> None:
     convnext.check_gpu(ops.norm_downsample, make_inputs(shape, torch.float16, "cuda"), change=1)
+
+
+@pytest.mark.gpu
+def test_opcheck_of_the_cuda_kernel() -> None:
+    inputs = make_inputs((2, 5, 9, 200, 56), torch.float16, "cuda")
+    with convnext.only("norm_downsample", "cuda", inputs):
+        contract.check_opcheck(torch.ops.lpkernels.norm_downsample, inputs)
+        contract.check_compile(convnext.tupled(ops.norm_downsample), inputs)
+
+
+@pytest.mark.parametrize(("channels", "outputs"), [(12, 8), (8, 12), (392, 8)])
+def test_what_the_cuda_kernel_refuses(channels: int, outputs: int) -> None:
+    refuses = ops.registry()["norm_downsample"].backends["cuda"].refuses
+    assert refuses(convnext.signature(make_inputs((1, 2, 2, 384, 16), torch.float16))) is None
+    wrong = convnext.signature(make_inputs((1, 2, 2, channels, outputs), torch.float16))
+    assert f"{channels}, {outputs}" in str(refuses(wrong))
+    assert "bfloat16" in str(refuses(convnext.signature(make_inputs((1, 2, 2, 16, 16), torch.bfloat16))))
 
 
 def test_gradients_are_refused() -> None:

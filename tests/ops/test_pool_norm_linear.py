@@ -66,14 +66,33 @@ def test_triton_opcheck_and_compile() -> None:
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("shape", [(1, 8, 8, 768, 328), (3, 16, 17, 768, 328)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_published_shapes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("backend", convnext.GPU_BACKENDS)
+def test_published_shapes(shape: tuple[int, ...], dtype: torch.dtype, backend: str) -> None:
     inputs = make_inputs(shape, dtype, "cuda")
-    contract.assert_close_to_reference(*FUNCTIONS, inputs, convnext.exact(inputs))
+    with convnext.only("pool_norm_linear", backend, inputs):
+        contract.assert_close_to_reference(*FUNCTIONS, inputs, convnext.exact(inputs))
 
 
 @pytest.mark.gpu
 def test_repeatable_streams_and_graphs() -> None:
     convnext.check_gpu(ops.pool_norm_linear, make_inputs((1, 8, 8, 768, 328), torch.float16, "cuda"), change=1)
+
+
+@pytest.mark.gpu
+def test_opcheck_of_the_cuda_kernel() -> None:
+    inputs = make_inputs((2, 5, 9, 200, 131), torch.float16, "cuda")
+    with convnext.only("pool_norm_linear", "cuda", inputs):
+        contract.check_opcheck(torch.ops.lpkernels.pool_norm_linear, inputs)
+        contract.check_compile(FUNCTIONS[0], inputs)
+
+
+def test_what_the_cuda_kernel_refuses() -> None:
+    refuses = ops.registry()["pool_norm_linear"].backends["cuda"].refuses
+    assert refuses(convnext.signature(make_inputs((1, 2, 2, 768, 13), torch.float16))) is None
+    for channels in (12, 776):
+        wrong = convnext.signature(make_inputs((1, 2, 2, channels, 13), torch.float16))
+        assert f"{channels}, 13" in str(refuses(wrong))
+    assert "bfloat16" in str(refuses(convnext.signature(make_inputs((1, 2, 2, 16, 16), torch.bfloat16))))
 
 
 def test_gradients_are_refused() -> None:

@@ -247,8 +247,16 @@ inline unsigned char* shared_memory() {
   return reinterpret_cast<unsigned char*>(emulated::current->block->memory.data());
 }
 
-inline uint32_t load_constant(const __half* from) {
-  uint32_t v;
+inline uint32_t load_constant(const __half* from, bool exists) {
+  uint32_t v = 0;
+  if (exists) {
+    std::memcpy(&v, from, sizeof(v));
+  }
+  return v;
+}
+
+inline float4 load_constant(const float* from) {
+  float4 v;
   std::memcpy(&v, from, sizeof(v));
   return v;
 }
