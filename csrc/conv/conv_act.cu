@@ -92,7 +92,7 @@ struct ConvAct {
 namespace {
 
 using Narrow = BoxLoop<ConvConfig</*BlockM=*/256, /*BlockN=*/64, /*Stages=*/5>>;
-using Square = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>>;
+using Square = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6, /*Channels=*/0, /*Clusters=*/true>>;
 // 2 rows of 64 pixels: a box of x serves three taps, which leaves shared memory more time for the tensor cores.
 using SquareHalo = HaloLoop</*TileH=*/2, /*TileW=*/64, /*BlockN=*/128, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/6>;
 using Wide = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/256, /*Stages=*/4>>;
@@ -156,7 +156,7 @@ void set_tile(Kernel kernel, ConvShape& shape) {
 
 void launch(Kernel kernel, const Activation& x, const Tensor& weight, ConvShape shape, const ConvAct::Params& params,
             cudaStream_t stream) {
-  shape.permuted = shape.split == 1;
+  shape.permuted = true;
   const void* w = weight.data_ptr();
   switch (kernel) {
     case Kernel::kNarrow:

@@ -3,7 +3,8 @@
 // Layouts: x (B, D, H, W, C), y (B, D, H/2, W/2, O), both perhaps slices of a wider buffer; weight (O, 3, 3, 3, C). A
 // block owns 8 pixels in w: then rows r and r + 8 of its tile are neighbours in h and lie in one thread, those in w in
 // threads next to each other, and pooling needs registers and one shuffle. Small maps share a tile's sum among the
-// blocks of a cluster and pool what they add up. Bound by the tensor cores, the smallest maps by reading the weight.
+// blocks of a cluster, perhaps in tiles of 2 or 4 pixels in w, whose neighbours in h lie in other threads too. Bound by
+// the tensor cores, the smallest maps by reading the weight.
 #include "common/cuda.h"
 #include "common/kernel_table.h"
 #include "hopper/activation.h"
@@ -16,6 +17,8 @@ using namespace hopper;
 
 struct PoolEpilogue : ReadsNothingAhead {
   static constexpr bool kClusters = true, kManyTiles = true;
+  static constexpr int kWidth = 8;
+  using F = Fragment<kWidth>;
 
   struct Params {
     const float* bias;
@@ -24,8 +27,11 @@ struct PoolEpilogue : ReadsNothingAhead {
   };
 
   template <class Config>
+  using Sums = ClusterSums<Config, 2>;
+
+  template <class Config>
   static constexpr size_t staged_bytes() {
-    return Config::BlockN == 128 ? Staged<Config>::kBytes : 0;  // blocks of 64 outputs never share a sum
+    return 0;
   }
 
   template <class Config>
@@ -33,84 +39,99 @@ struct PoolEpilogue : ReadsNothingAhead {
     return 0;
   }
 
-  // `at`: the upper left of the four pixels; v: their sum.
-  template <int Width>
-  __device__ static void store(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at,
-                               int output, float (&v)[Width]) {
-    CUTLASS_PRAGMA_UNROLL
-    for (float& value : v) {
-      value *= 0.25f;
+  template <class Config>
+  static constexpr size_t shared_own_bytes() {
+    return 0;
+  }
+
+  // Rows g and g + 8 of product tile_m, at the lane's outputs of group j: v. All lanes of a warp call it together.
+  template <bool AnyTile>
+  __device__ static void pool(const Params& params, const ConvShape& shape, const ConvBlock& block, int thread,
+                              int tile_m, int j, float (&v)[2][kWidth]) {
+    const int output = block.n + F::output(thread, j);
+    const bool wanted = output < shape.outputs;
+    float bias[kWidth] = {};
+    if (wanted) {
+      load_vector(params.bias + output, bias);
     }
-    const int64_t row = (int64_t{block.b} * shape.depth + at.d) * (shape.height / 2) + at.h / 2;
-    store_vector(params.out + (row * (shape.width / 2) + at.w / 2) * params.out_stride + output, v);
+    CUTLASS_PRAGMA_UNROLL
+    for (int s = 0; s < 2; ++s) {
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < kWidth; ++i) {
+        v[s][i] = fmaxf(v[s][i] + bias[i], 0.f);
+      }
+    }
+    if (AnyTile && shape.tile_w < 8) {
+      CUTLASS_PRAGMA_UNROLL
+      for (int s = 0; s < 2; ++s) {
+        add_neighbours(v[s], 4);
+        add_neighbours(v[s], 4 * shape.tile_w);
+        store(params, shape, block, F::row(thread, tile_m, s), wanted, output, v[s]);
+      }
+      return;
+    }
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < kWidth; ++i) {
+      v[0][i] += v[1][i];
+    }
+    add_neighbours(v[0], 4);
+    store(params, shape, block, F::row(thread, tile_m, 0), wanted, output, v[0]);
+  }
+
+  // Those of the lane whose number differs by `lanes`.
+  __device__ static void add_neighbours(float (&v)[kWidth], int lanes) {
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < kWidth; ++i) {
+      v[i] += __shfl_xor_sync(~0u, v[i], lanes);
+    }
+  }
+
+  // v: the sum of four pixels, where `row` of the tile is the upper left of them.
+  __device__ static void store(const Params& params, const ConvShape& shape, const ConvBlock& block, int row,
+                               bool wanted, int output, const float (&v)[kWidth]) {
+    const Pixel at = pixel_at(shape, block, row);
+    if (!wanted || at.w % 2 != 0 || at.h % 2 != 0 || !inside(shape, at)) {
+      return;
+    }
+    float mean[kWidth];
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < kWidth; ++i) {
+      mean[i] = v[i] * 0.25f;
+    }
+    const int64_t line = (int64_t{block.b} * shape.depth + at.d) * (shape.height / 2) + at.h / 2;
+    store_vector(params.out + (line * (shape.width / 2) + at.w / 2) * params.out_stride + output, mean);
   }
 
   template <class Config, class Accumulator>
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
                              int thread, const EpilogueMemory& memory, NothingAhead) {
-    if (shape.split > 1) {
-      return with_cluster_sums<Config>(acc, thread, memory.stages, [&](const float* staged) {
-        pool_staged<Config>(params, shape, block, staged, thread);
-      });
+    if constexpr (Config::Clusters) {
+      if (shape.split > 1) {
+        return Sums<Config>::add_up(shape.split, acc, thread, memory.received,
+                                    [&](int tile_m, int, int j, float (&v)[2][kWidth]) {
+                                      pool<true>(params, shape, block, thread, tile_m, j, v);
+                                    });
+      }
     }
-    using F = Fragment<8>;
     CUTLASS_PRAGMA_UNROLL
     for (int tile_m = 0; tile_m < Config::BlockM / 128; ++tile_m) {
-      const Pixel at = pixel_at(shape, block, F::row(thread, tile_m, 0));
       CUTLASS_PRAGMA_UNROLL
       for (int j = 0; j < Config::BlockN / F::kGroup; ++j) {
-        const int output = block.n + F::output(thread, j);
-        const bool wanted = output < shape.outputs;
-        float bias[8] = {}, v[8];
-        if (wanted) {
-          load_vector(params.bias + output, bias);
-        }
+        float v[2][kWidth];
         CUTLASS_PRAGMA_UNROLL
-        for (int i = 0; i < 8; ++i) {
-          const float upper = fmaxf(acc(F::index(Config::BlockN, tile_m, 0, j, i)) + bias[i], 0.f);
-          v[i] = upper + fmaxf(acc(F::index(Config::BlockN, tile_m, 1, j, i)) + bias[i], 0.f);
-          v[i] += __shfl_xor_sync(~0u, v[i], 4);
+        for (int i = 0; i < kWidth; ++i) {
+          v[0][i] = acc(F::index(Config::BlockN, tile_m, 0, j, i));
+          v[1][i] = acc(F::index(Config::BlockN, tile_m, 1, j, i));
         }
-        if (wanted && at.w % 2 == 0 && inside(shape, at)) {
-          store(params, shape, block, at, output, v);
-        }
+        pool<false>(params, shape, block, thread, tile_m, j, v);
       }
-    }
-  }
-
-  template <class Config>
-  __device__ static void pool_staged(const Params& params, const ConvShape& shape, const ConvBlock& block,
-                                     const float* staged, int thread) {
-    constexpr int kVectors = Config::BlockN / 8, kPitch = Staged<Config>::kPitch;
-    const int rank = static_cast<int>(cute::block_rank_in_cluster());
-    for (int item = rank * 256 + thread; item < Config::BlockM / 4 * kVectors; item += shape.split * 256) {
-      const int pooled = item / kVectors, output = block.n + item % kVectors * 8;
-      // The tile's 2x2 groups in the order w, h, d; and the row of each one's first pixel.
-      const int w = pooled & (shape.tile_w / 2 - 1), rest = pooled >> (shape.log_w - 1);
-      const int first = (rest << (shape.log_w + 1)) + 2 * w;
-      const Pixel at = pixel_at(shape, block, first);
-      if (!inside(shape, at) || output >= shape.outputs) {
-        continue;
-      }
-      float bias[8], v[8] = {};
-      load_vector(params.bias + output, bias);
-      for (int i = 0; i < 4; ++i) {
-        const int row = first + i % 2 + i / 2 * shape.tile_w;
-        float sum[8];
-        sum_over_cluster(staged + row * kPitch + item % kVectors * 8, shape.split, sum);
-        CUTLASS_PRAGMA_UNROLL
-        for (int c = 0; c < 8; ++c) {
-          v[c] += fmaxf(sum[c] + bias[c], 0.f);
-        }
-      }
-      store(params, shape, block, at, output, v);
     }
   }
 };
 
 // Few outputs: 32 rows of 8 pixels read their halo twice less often than single boxes would.
 using Narrow = HaloLoop</*TileH=*/32, /*TileW=*/8, /*BlockN=*/64, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/9>;
-using Square = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>>;
+using Square = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6, /*Channels=*/0, /*Clusters=*/true>>;
 
 // A large map has tiles enough; the blocks of a small one share sums, and its whole width in a tile wastes less of it.
 void launch_square(const Activation& x, const Tensor& weight, ConvShape shape, const PoolEpilogue::Params& params,
@@ -121,13 +142,13 @@ void launch_square(const Activation& x, const Tensor& weight, ConvShape shape, c
   shape.tile_d = kTile / shape.tile_w / shape.tile_h;
   complete(shape, kTile);
   shape.split = split_for<Square, PoolEpilogue>(shape);
-  if (shape.split == 1 && shape.tile_w != 8) {  // without a cluster, pooling needs the tile's pixels where run has them
+  if (shape.split == 1 && shape.tile_w != 8) {  // pooled without shuffles in h
     shape.tile_w = 8;
     shape.tile_h = 2;
     shape.tile_d = kTile / 16;
     complete(shape, kTile);
   }
-  shape.permuted = shape.split == 1;
+  shape.permuted = true;
   launch_conv<Square, PoolEpilogue>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
 }
 

@@ -16,10 +16,14 @@ struct BoxLoop {
   static constexpr int kTapsH = 0;  // any
   static constexpr int kRowBytes = Config::BlockK * sizeof(typename Config::Element);
 
+  struct Stage {
+    alignas(1024) typename Config::Element x[Config::BlockM * Config::BlockK];
+    alignas(1024) typename Config::Element weight[Config::BlockN * Config::BlockK];
+  };
+
   struct Storage {
-    alignas(1024) typename Config::Element x[Config::Stages][Config::BlockM * Config::BlockK];
-    alignas(1024) typename Config::Element weight[Config::Stages][Config::BlockN * Config::BlockK];
     RingBarriers<Config::Stages, 2> ring;
+    Stage stages[Config::Stages];  // last, so that a kernel of fewer has their memory
 
     __device__ void init() { ring.init(); }
   };
@@ -32,7 +36,7 @@ struct BoxLoop {
     const PixelOrigin origin(shape, block);
     for_each_step(shape, block, [&](const KStep& k) {
       uint64_t* full = storage.ring.begin_fill(cursor.stage, cursor.phase, Config::BlockM * kRowBytes);
-      load_box(map, full, storage.x[cursor.stage], origin.at(k));
+      load_box(map, full, storage.stages[cursor.stage].x, origin.at(k));
       cursor.advance();
     });
   }
@@ -43,7 +47,7 @@ struct BoxLoop {
     const WeightOrigin origin(shape, block);
     for_each_step(shape, block, [&](const KStep& k) {
       uint64_t* full = storage.ring.begin_fill(cursor.stage, cursor.phase, Config::BlockN * kRowBytes);
-      load_box(map, full, storage.weight[cursor.stage], origin.at(k));
+      load_box(map, full, storage.stages[cursor.stage].weight, origin.at(k));
       cursor.advance();
     });
   }
@@ -65,8 +69,8 @@ struct BoxLoop {
     typename Config::Mma mma;
     const auto issue = [&](auto steps) {
       storage.ring.wait_full(cursor.stage, cursor.phase);
-      issue_products<Config, decltype(steps)::value>(storage.x[cursor.stage], storage.weight[cursor.stage], thread, mma,
-                                                     acc);
+      issue_products<Config, decltype(steps)::value>(storage.stages[cursor.stage].x,
+                                                     storage.stages[cursor.stage].weight, thread, mma, acc);
     };
     constexpr auto kAllSteps = Int<Config::BlockK / Config::StepK>{};
     // The first box apart: it overwrites the accumulators, and inside the loop that would make ptxas serialize wgmma.

@@ -13,11 +13,11 @@
 #include <atomic>
 
 #include <cutlass/arch/reg_reconfig.h>
-#include <cute/arch/cluster_sm90.hpp>
 
 #include "common/dependent_launch.cuh"
 #include "common/kernel_table.h"
 #include "hopper/box_loop.cuh"
+#include "hopper/cluster_sums.cuh"
 #include "hopper/halo_loop.cuh"
 #include "hopper/tensor_map.h"
 
@@ -25,18 +25,60 @@ namespace lpkernels::hopper {
 
 constexpr int kMostSharedBytes = 232448;  // 227 KB, a block's
 
-// Shared memory for an epilogue. Only where a block has a single tile may it write over the stages.
+// Shared memory for an epilogue. Only where a block has a single tile, not shared, may it write over the stages.
 struct EpilogueMemory {
-  unsigned char *stages, *own;
+  unsigned char *stages, *own, *received;  // received: what the cluster's other blocks send
+};
+
+// Whether the blocks of a cluster can share a tile's sum.
+template <class Loop, class Epilogue>
+constexpr bool kShares = Loop::Config::Clusters && Epilogue::kClusters;
+
+// Where a block's shared memory has what: the loop's storage, then the epilogue's own.
+template <class Loop, class Epilogue, bool Shares = kShares<Loop, Epilogue>>
+struct BlockMemory {
+  using Config = typename Loop::Config;
+  using Storage = typename Loop::Storage;
+  static constexpr size_t kBytes = sizeof(Storage) + Epilogue::template own_bytes<Config>();
+  static_assert(Epilogue::template staged_bytes<Config>() <= sizeof(Storage));
+
+  __device__ static EpilogueMemory of(unsigned char* memory, bool) {
+    return {memory, memory + sizeof(Storage), nullptr};
+  }
+};
+
+// A block that shares its tile does with fewer stages, and has in place of the last of them, and beyond, first what it
+// receives: a sender need not know whether the receiver's boxes were all multiplied.
+template <class Loop, class Epilogue>
+struct BlockMemory<Loop, Epilogue, true> {
+  using Config = typename Loop::Config;
+  using Alone = BlockMemory<Loop, Epilogue, false>;
+
+  static constexpr size_t received(int stages) {
+    return sizeof(typename Loop::Storage) - (Config::Stages - stages) * sizeof(typename Loop::Stage);
+  }
+  static constexpr size_t own(int stages) { return received(stages) + Epilogue::template Sums<Config>::bytes(); }
+  static constexpr size_t bytes(int stages) { return own(stages) + Epilogue::template shared_own_bytes<Config>(); }
+  static constexpr int stages() {
+    int count = Config::Stages;
+    while (count > 2 && bytes(count) > kMostSharedBytes) {
+      --count;
+    }
+    return count;
+  }
+  static constexpr int kStages = stages();
+  static constexpr size_t kBytes = std::max(Alone::kBytes, bytes(kStages));
+
+  __device__ static EpilogueMemory of(unsigned char* memory, bool shared) {
+    return shared ? EpilogueMemory{memory, memory + own(kStages), memory + received(kStages)}
+                  : Alone::of(memory, false);
+  }
 };
 
 template <class Loop, class Epilogue>
 constexpr int shared_bytes() {
-  using Storage = typename Loop::Storage;
-  constexpr size_t kBytes = sizeof(Storage) + Epilogue::template own_bytes<typename Loop::Config>();
-  static_assert(kBytes <= kMostSharedBytes);
-  static_assert(Epilogue::template staged_bytes<typename Loop::Config>() <= sizeof(Storage));
-  return static_cast<int>(kBytes);
+  static_assert(BlockMemory<Loop, Epilogue>::kBytes <= kMostSharedBytes);
+  return static_cast<int>(BlockMemory<Loop, Epilogue>::kBytes);
 }
 
 template <class Loop, class Epilogue>
@@ -48,14 +90,29 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
   extern __shared__ __align__(1024) unsigned char memory[];
   auto& storage = *reinterpret_cast<typename Loop::Storage*>(memory);
   const int warpgroup = threadIdx.x / 128;
+  const bool shared = kShares<Loop, Epilogue> && shape.split > 1;
+  const EpilogueMemory epilogue_memory = BlockMemory<Loop, Epilogue>::of(memory, shared);
   if (threadIdx.x == 0) {
     storage.init();
     cutlass::arch::fence_barrier_init();
+    if constexpr (kShares<Loop, Epilogue>) {
+      if (shared) {
+        Epilogue::template Sums<Config>::expect(shape.split, epilogue_memory.received);
+      }
+    }
   }
   __syncthreads();
+  if (shared) {
+    cluster_arrive_relaxed();  // waited for before anything is sent
+  }
   const int part = blockIdx.x % shape.split, first = blockIdx.x / shape.split;
   const int stride = gridDim.x / shape.split, end = blocks(shape, Config::BlockN);
   typename Loop::Cursors cursors;
+  if constexpr (kShares<Loop, Epilogue>) {
+    if (shared) {
+      cursors.stages = BlockMemory<Loop, Epilogue>::kStages;
+    }
+  }
   if (warpgroup == 0) {
     cutlass::arch::warpgroup_reg_dealloc<56>();
     if (threadIdx.x == 0) {
@@ -69,16 +126,12 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
       }
     }
     __syncwarp();
-    if (Epilogue::kClusters && shape.split > 1) {
-      cluster_arrive();  // the partial sums are there
-      cluster_wait();
-      cluster_arrive();  // and were read
+    if (shared) {
       cluster_wait();
     }
   } else {
     cutlass::arch::warpgroup_reg_alloc<224>();
     const int thread = threadIdx.x - 128;
-    const EpilogueMemory epilogue_memory{memory, memory + sizeof(storage)};
     wait_for_kernel_before();  // the epilogue reads what others wrote, and writes what they may still read
     ConvBlock block{};
     for (int i = first; i < end; i += stride) {
@@ -165,6 +218,7 @@ int clusters_at_once(int size) {
 // How many blocks should share a tile's sum so that as many as possible run, all at once, each with enough to add up.
 template <class Loop, class Epilogue>
 int split_for(const ConvShape& shape) {
+  static_assert(kShares<Loop, Epilogue>);
   constexpr int kFewestSteps = 8;
   const int all = blocks(shape, Loop::Config::BlockN);
   const int steps = steps_of(shape, shape.axis_phases() / 2, shape.axis_phases() / 2);  // of the phase with the fewest
@@ -190,7 +244,7 @@ void launch_conv(const void* x, int64_t pixel_stride, const void* weight, ConvSh
                   " channels, got ", shape.channels);
   STD_TORCH_CHECK(Loop::kTapsH == 0 || (shape.taps_h == Loop::kTapsH && shape.grid == Grid::kSame && shape.split == 1),
                   "conv: made for ", Loop::kTapsH, " taps in h, got ", shape.taps_h);
-  STD_TORCH_CHECK(Epilogue::kClusters || shape.split == 1, "conv: this epilogue sums over no cluster");
+  STD_TORCH_CHECK((kShares<Loop, Epilogue>) || shape.split == 1, "conv: this kernel sums over no cluster");
   STD_TORCH_CHECK(shape.tile_d * shape.tile_h * shape.tile_w == Config::BlockM, "conv: a tile must have ",
                   Config::BlockM, " pixels");
   STD_TORCH_CHECK(!shape.permuted || (shape.outputs % shape.group == 0 && Config::BlockN % shape.group == 0),

@@ -1,5 +1,5 @@
 // What happens to the accumulators: vectors of neighbouring outputs of one pixel are handed to an operation, straight
-// from the registers, or, where the blocks of a cluster share a tile's sum, after adding their parts up in rank order.
+// from the registers, or, where the blocks of a cluster share a tile's sum, after adding up their parts.
 #pragma once
 
 #include "hopper/conv.cuh"
@@ -28,50 +28,6 @@ struct Staged {
     }
   }
 };
-
-__device__ inline float4 load_from_rank(const float* address, int rank) {
-  uint32_t local = static_cast<uint32_t>(__cvta_generic_to_shared(address)), remote = 0;
-  float4 v;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(rank));
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(remote)
-               : "memory");
-  return v;
-}
-
-// Eight columns of one row, summed over the cluster in rank order.
-__device__ inline void sum_over_cluster(const float* address, int split, float (&v)[8]) {
-  float4 parts[kLargestCluster][2];
-  CUTLASS_PRAGMA_UNROLL
-  for (int rank = 0; rank < kLargestCluster; ++rank) {  // all under way at once: a rank takes long to answer
-    const bool there = rank < split;
-    parts[rank][0] = there ? load_from_rank(address, rank) : make_float4(0.f, 0.f, 0.f, 0.f);
-    parts[rank][1] = there ? load_from_rank(address + 4, rank) : make_float4(0.f, 0.f, 0.f, 0.f);
-  }
-  CUTLASS_PRAGMA_UNROLL
-  for (int i = 0; i < 2; ++i) {
-    v[4 * i] = parts[0][i].x, v[4 * i + 1] = parts[0][i].y, v[4 * i + 2] = parts[0][i].z, v[4 * i + 3] = parts[0][i].w;
-    CUTLASS_PRAGMA_UNROLL
-    for (int rank = 1; rank < kLargestCluster; ++rank) {
-      const float4 part = parts[rank][i];
-      v[4 * i] += part.x, v[4 * i + 1] += part.y, v[4 * i + 2] += part.z, v[4 * i + 3] += part.w;
-    }
-  }
-}
-
-// Stages the partial sums, lets visit(staged) read those of the whole cluster, and waits until every block has.
-template <class Config, class Accumulator, class Visit>
-__device__ void with_cluster_sums(const Accumulator& acc, int thread, unsigned char* memory, Visit&& visit) {
-  float* staged = reinterpret_cast<float*>(memory);
-  sync_consumers();  // until then the other warpgroup may read the stages that the sums overwrite
-  Staged<Config>::store(acc, thread, staged);
-  cute::cluster_arrive();
-  cute::cluster_wait();
-  visit(staged);
-  cute::cluster_arrive();
-  cute::cluster_wait();
-}
 
 // Width halves, as they lie in memory.
 template <int Width>
@@ -121,8 +77,9 @@ __device__ inline float leaky_relu(float value, float negative_slope) {
 
 // An epilogue is a type with
 //   Params        what the kernel is launched with
-//   kClusters     whether it can add up the parts of a cluster
-//   kManyTiles    whether it leaves the stages alone (but for clusters), so that a block may go on to another tile
+//   kClusters     whether it can add up the parts of a cluster: then Sums<Config> is the ClusterSums it uses, and
+//                 shared_own_bytes what it needs beside that one's
+//   kManyTiles    whether it leaves the stages alone, so that a block may go on to another tile
 //   staged_bytes  what it stages over the stages, own_bytes what it needs beside them
 //   read_ahead    called by the two multiplying warpgroups before they multiply; answers what run gets
 //   run           called by them with their accumulators
@@ -196,8 +153,11 @@ struct PixelEpilogue {
   };
 
   template <class Config>
+  using Sums = ClusterSums<Config, 1>;
+
+  template <class Config>
   static constexpr size_t staged_bytes() {
-    return kClusters ? Staged<Config>::kBytes : 0;
+    return 0;
   }
 
   template <class Config>
@@ -206,10 +166,15 @@ struct PixelEpilogue {
   }
 
   template <class Config>
+  static constexpr size_t shared_own_bytes() {
+    return OutputValues<Config, Op::kValues>::kBytes;
+  }
+
+  template <class Config>
   __device__ static Ahead<Config> read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
                                              int thread, const EpilogueMemory& memory) {
     Ahead<Config> ahead{};
-    if (Op::kReads && shape.split == 1) {
+    if (Op::kReads) {
       const Rows<Config> rows(params, shape, block, thread);
       read<Config>(params, shape, block, thread, rows, 0, ahead.bits);
     }
@@ -225,15 +190,21 @@ struct PixelEpilogue {
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
                              int thread, const EpilogueMemory& memory, const Ahead<Config>& ahead) {
     const float* values = OutputValues<Config, Op::kValues>::of_tile(memory.own, block);
-    if constexpr (kClusters) {
-      if (shape.split > 1) {
-        return with_cluster_sums<Config>(acc, thread, memory.stages, [&](const float* staged) {
-          run_staged<Config>(params, shape, block, staged, thread, values);
-        });
-      }
-    }
     constexpr int kAll = kVectors<Config>, kOnce = kBatch<Config>;
     const Rows<Config> rows(params, shape, block, thread);
+    if constexpr (kClusters && Config::Clusters) {
+      static_assert(!Op::kReads || kOnce == kAll);  // then all was read ahead
+      if (shape.split > 1) {
+        return Sums<Config>::add_up(
+            shape.split, acc, thread, memory.received, [&](int tile_m, int s, int j, float (&v)[1][Width]) {
+              const int r = 2 * tile_m + s, output = F::output(thread, j);
+              const Bits read = Op::kReads ? ahead.bits[j * kRows<Config> + r] : Bits{};
+              if (rows.inside[r] && block.n + output < shape.outputs) {
+                Op::template apply<Config>(params, shape, rows.row[r], block.n + output, values + output, read, v[0]);
+              }
+            });
+      }
+    }
     Bits now[kOnce], next[kOnce];
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < kOnce; ++i) {
@@ -302,30 +273,6 @@ struct PixelEpilogue {
       if (address != nullptr && rows.inside[r] && output < shape.outputs) {
         bits[i] = load_halves<Width>(address + output);
       }
-    }
-  }
-
-  // A cluster's sums lie in shared memory, of any pixel and output.
-  template <class Config>
-  __device__ static void run_staged(const Params& params, const ConvShape& shape, const ConvBlock& block,
-                                    const float* staged, int thread, const float* values) {
-    constexpr int kPerRow = Config::BlockN / 8;
-    const int rank = static_cast<int>(cute::block_rank_in_cluster());
-    for (int item = rank * 256 + thread; item < Config::BlockM * kPerRow; item += shape.split * 256) {
-      const int m = item / kPerRow, output = item % kPerRow * 8;
-      const Pixel at = pixel_at(shape, block, m);
-      if (!inside(shape, at) || block.n + output >= shape.outputs) {
-        continue;
-      }
-      const typename Op::Row row = Op::row(params, shape, block, at);
-      const __half* address = Op::address(params, row);
-      Bits bits{};
-      if (address != nullptr) {
-        bits = load_halves<8>(address + block.n + output);
-      }
-      float v[8];
-      sum_over_cluster(staged + m * Staged<Config>::kPitch + output, shape.split, v);
-      Op::template apply<Config>(params, shape, row, block.n + output, values + output, bits, v);
     }
   }
 };

@@ -13,10 +13,11 @@
 namespace lpkernels::hopper {
 
 // Channels_: known when compiling, a multiple of 16, so that what is left after the 64s costs its own steps alone; or
-// 0: any number, in boxes of 64.
-template <int BlockM_, int BlockN_, int Stages_, int Channels_ = 0>
+// 0: any number, in boxes of 64. Clusters_: whether the blocks of a cluster may share a tile's sum.
+template <int BlockM_, int BlockN_, int Stages_, int Channels_ = 0, bool Clusters_ = false>
 struct ConvConfig {
   static constexpr int BlockM = BlockM_, BlockN = BlockN_, Stages = Stages_, Channels = Channels_;
+  static constexpr bool Clusters = Clusters_;
   static constexpr int BlockK = kBoxChannels, StepK = 16;  // channels in a 128-byte swizzled row, and in one wgmma
   static constexpr int FullBoxes = Channels / BlockK, TailSteps = Channels % BlockK / StepK;
   static constexpr int Threads = 384;  // one producer warpgroup, two that multiply
@@ -74,9 +75,10 @@ template <int Stages>
 struct StageCursor {
   int stage = 0;
   uint32_t phase = 0;
+  int stages = Stages;  // fewer where a kernel has another use for the last ones
 
   __device__ void advance() {
-    if (++stage == Stages) {
+    if (++stage == stages) {
       stage = 0;
       phase ^= 1;
     }
