@@ -15,7 +15,7 @@ namespace {
 
 using namespace hopper;
 
-struct PoolEpilogue : ReadsNothingAhead {
+struct PoolEpilogue {
   static constexpr bool kClusters = true, kManyTiles = true;
   static constexpr int kWidth = 8;
   using F = Fragment<kWidth>;
@@ -36,24 +36,31 @@ struct PoolEpilogue : ReadsNothingAhead {
 
   template <class Config>
   static constexpr size_t own_bytes() {
-    return 0;
+    return OutputValues<Config, 1>::kBytes;
   }
 
   template <class Config>
   static constexpr size_t shared_own_bytes() {
-    return 0;
+    return own_bytes<Config>();
+  }
+
+  template <class Config>
+  __device__ static NothingAhead read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
+                                            int thread, const EpilogueMemory& memory) {
+    OutputValues<Config, 1>::store(memory.own, block, thread, [&](int n, float (&bias)[1]) {
+      if (block.n + n < shape.outputs) {
+        bias[0] = __ldg(params.bias + block.n + n);
+      }
+    });
+    return {};
   }
 
   // Rows g and g + 8 of product tile_m, at the lane's outputs of group j: v. All lanes of a warp call it together.
   template <bool AnyTile>
   __device__ static void pool(const Params& params, const ConvShape& shape, const ConvBlock& block, int thread,
-                              int tile_m, int j, float (&v)[2][kWidth]) {
-    const int output = block.n + F::output(thread, j);
-    const bool wanted = output < shape.outputs;
-    float bias[kWidth] = {};
-    if (wanted) {
-      load_vector(params.bias + output, bias);
-    }
+                              const float* all_bias, int tile_m, int j, float (&v)[2][kWidth]) {
+    float bias[kWidth];
+    load_vector(all_bias + F::output(thread, j), bias);
     CUTLASS_PRAGMA_UNROLL
     for (int s = 0; s < 2; ++s) {
       CUTLASS_PRAGMA_UNROLL
@@ -66,7 +73,7 @@ struct PoolEpilogue : ReadsNothingAhead {
       for (int s = 0; s < 2; ++s) {
         add_neighbours(v[s], 4);
         add_neighbours(v[s], 4 * shape.tile_w);
-        store(params, shape, block, F::row(thread, tile_m, s), wanted, output, v[s]);
+        store(params, shape, block, F::row(thread, tile_m, s), F::output(thread, j), v[s]);
       }
       return;
     }
@@ -75,7 +82,7 @@ struct PoolEpilogue : ReadsNothingAhead {
       v[0][i] += v[1][i];
     }
     add_neighbours(v[0], 4);
-    store(params, shape, block, F::row(thread, tile_m, 0), wanted, output, v[0]);
+    store(params, shape, block, F::row(thread, tile_m, 0), F::output(thread, j), v[0]);
   }
 
   // Those of the lane whose number differs by `lanes`.
@@ -88,9 +95,9 @@ struct PoolEpilogue : ReadsNothingAhead {
 
   // v: the sum of four pixels, where `row` of the tile is the upper left of them.
   __device__ static void store(const Params& params, const ConvShape& shape, const ConvBlock& block, int row,
-                               bool wanted, int output, const float (&v)[kWidth]) {
+                               int output, const float (&v)[kWidth]) {
     const Pixel at = pixel_at(shape, block, row);
-    if (!wanted || at.w % 2 != 0 || at.h % 2 != 0 || !inside(shape, at)) {
+    if (block.n + output >= shape.outputs || at.w % 2 != 0 || at.h % 2 != 0 || !inside(shape, at)) {
       return;
     }
     float mean[kWidth];
@@ -99,17 +106,18 @@ struct PoolEpilogue : ReadsNothingAhead {
       mean[i] = v[i] * 0.25f;
     }
     const int64_t line = (int64_t{block.b} * shape.depth + at.d) * (shape.height / 2) + at.h / 2;
-    store_vector(params.out + (line * (shape.width / 2) + at.w / 2) * params.out_stride + output, mean);
+    store_vector(params.out + (line * (shape.width / 2) + at.w / 2) * params.out_stride + block.n + output, mean);
   }
 
   template <class Config, class Accumulator>
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
                              int thread, const EpilogueMemory& memory, NothingAhead) {
+    const float* bias = OutputValues<Config, 1>::of_tile(memory.own, block);
     if constexpr (Config::Clusters) {
       if (shape.split > 1) {
         return Sums<Config>::add_up(shape.split, acc, thread, memory.received,
                                     [&](int tile_m, int, int j, float (&v)[2][kWidth]) {
-                                      pool<true>(params, shape, block, thread, tile_m, j, v);
+                                      pool<true>(params, shape, block, thread, bias, tile_m, j, v);
                                     });
       }
     }
@@ -123,7 +131,7 @@ struct PoolEpilogue : ReadsNothingAhead {
           v[0][i] = acc(F::index(Config::BlockN, tile_m, 0, j, i));
           v[1][i] = acc(F::index(Config::BlockN, tile_m, 1, j, i));
         }
-        pool<false>(params, shape, block, thread, tile_m, j, v);
+        pool<false>(params, shape, block, thread, bias, tile_m, j, v);
       }
     }
   }

@@ -60,7 +60,8 @@ struct ClusterSums {
   template <class Accumulator, class Finish>
   __device__ static void add_up(int split, const Accumulator& acc, int thread, const unsigned char* memory,
                                 Finish&& finish) {
-    const int own = static_cast<int>(cute::block_rank_in_cluster()), lane = thread % 32, slots = most(split);
+    const int own = static_cast<int>(cute::block_rank_in_cluster()), lane = thread % 32;
+    const int sender_bytes = most(split) * kItemBytes;
     const uint32_t here = cute::cast_smem_ptr_to_uint(memory);
     const Owners owners(split, thread / 32);
     cute::cluster_wait();  // until then another block may not expect anything
@@ -71,7 +72,8 @@ struct ClusterSums {
         continue;
       }
       const uint32_t there = cute::set_block_rank(here, item.rank);
-      const int slot = (own - (own > item.rank)) * slots + item.place;
+      const int sender = own - (own > item.rank);  // among the others of that rank
+      const uint32_t place = there + kParts + sender * sender_bytes + item.place * kItemBytes + lane * sizeof(float4);
       CUTLASS_PRAGMA_UNROLL
       for (int quad = 0; quad < kQuads; ++quad) {
         float v[4];
@@ -79,8 +81,7 @@ struct ClusterSums {
         for (int e = 0; e < 4; ++e) {
           v[e] = acc(index(i, quad, e));
         }
-        send(there + kParts + slot * kItemBytes + quad * kQuadBytes + lane * static_cast<int>(sizeof(float4)), v,
-             there);
+        send(place + quad * kQuadBytes, v, there);
       }
     }
     const_cast<FullBarrier&>(reinterpret_cast<const FullBarrier&>(*memory)).wait(0);
@@ -108,7 +109,7 @@ struct ClusterSums {
           v[quad / 2][quad % 2 * 4 + 2] += term.z;
           v[quad / 2][quad % 2 * 4 + 3] += term.w;
         }
-        part += received ? slots * kItemBytes / static_cast<int>(sizeof(float4)) : 0;
+        part += received ? sender_bytes / static_cast<int>(sizeof(float4)) : 0;
       }
       finish(row_item(i) / 2, row_item(i) % 2, i / kRowItems, v);
     }
