@@ -78,13 +78,16 @@ namespace {
 
 using Narrow = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/64, /*Stages=*/8, /*Channels=*/0, /*Clusters=*/true>>;
 using Square = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6, /*Channels=*/0, /*Clusters=*/true>>;
-using Wide = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/192, /*Stages=*/5, /*Channels=*/0, /*Clusters=*/true>>;
+// Of large maps, whose tiles are enough.
+using Wide = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/192, /*Stages=*/5>>;
 
 template <class Loop>
 void launch(const Activation& x, const Tensor& weight, ConvShape shape, const Upsample::Params& params,
             cudaStream_t stream) {
   Loop::set_tile(shape);
-  shape.split = split_for<Loop, PixelEpilogue<Upsample, 8>>(shape);
+  if constexpr (Loop::Config::Clusters) {
+    shape.split = split_for<Loop, PixelEpilogue<Upsample, 8>>(shape);
+  }
   shape.permuted = true;
   launch_conv<Loop, PixelEpilogue<Upsample, 8>>(x.data, x.pixel_stride, weight.data_ptr(), shape, params, stream);
 }

@@ -56,7 +56,8 @@ struct ClusterSums {
   }
 
   // Calls finish(tile_m, s, j, v) for this block's items: v, the sums of Rows rows, the first of them row s of product
-  // tile_m, and group j, the three known when compiling. All lanes of a warp call it together.
+  // tile_m, and group j. All lanes of a warp call it together. One copy of its code: most of it runs once, and fetching
+  // that takes longer than picking the accumulators.
   template <class Accumulator, class Finish>
   __device__ static void add_up(int split, const Accumulator& acc, int thread, const unsigned char* memory,
                                 Finish&& finish) {
@@ -86,24 +87,30 @@ struct ClusterSums {
     }
     const_cast<FullBarrier&>(reinterpret_cast<const FullBarrier&>(*memory)).wait(0);
     asm volatile("" ::: "memory");  // the compiler must not read the parts before
-    CUTLASS_PRAGMA_UNROLL
+    CUTLASS_PRAGMA_NO_UNROLL
     for (int i = 0; i < kOfWarp; ++i) {
       const Owner item = owners.of(i);
       if (item.rank != own) {
         continue;
       }
+      float mine[kQuads][4] = {}, v[Rows][8] = {};
+      CUTLASS_PRAGMA_UNROLL
+      for (int known = 0; known < kOfWarp; ++known) {
+        if (known == i) {
+          CUTLASS_PRAGMA_UNROLL
+          for (int k = 0; k < 4 * kQuads; ++k) {
+            mine[k / 4][k % 4] = acc(index(known, k / 4, k % 4));
+          }
+        }
+      }
       const auto* part = reinterpret_cast<const float4*>(memory + kParts + item.place * kItemBytes) + lane;
-      float v[Rows][8] = {};
       CUTLASS_PRAGMA_NO_UNROLL
       for (int rank = 0; rank < split; ++rank) {
         const bool received = rank != own;
         CUTLASS_PRAGMA_UNROLL
         for (int quad = 0; quad < kQuads; ++quad) {
-          float4 term = make_float4(acc(index(i, quad, 0)), acc(index(i, quad, 1)), acc(index(i, quad, 2)),
-                                    acc(index(i, quad, 3)));
-          if (received) {
-            term = part[quad * 32];
-          }
+          const float* of_own = mine[quad];
+          const float4 term = received ? part[quad * 32] : make_float4(of_own[0], of_own[1], of_own[2], of_own[3]);
           v[quad / 2][quad % 2 * 4] += term.x;
           v[quad / 2][quad % 2 * 4 + 1] += term.y;
           v[quad / 2][quad % 2 * 4 + 2] += term.z;

@@ -174,7 +174,7 @@ struct PixelEpilogue {
   __device__ static Ahead<Config> read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
                                              int thread, const EpilogueMemory& memory) {
     Ahead<Config> ahead{};
-    if (Op::kReads) {
+    if (Op::kReads && shape.split == 1) {
       const Rows<Config> rows(params, shape, block, thread);
       read<Config>(params, shape, block, thread, rows, 0, ahead.bits);
     }
@@ -190,21 +190,16 @@ struct PixelEpilogue {
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
                              int thread, const EpilogueMemory& memory, const Ahead<Config>& ahead) {
     const float* values = OutputValues<Config, Op::kValues>::of_tile(memory.own, block);
-    constexpr int kAll = kVectors<Config>, kOnce = kBatch<Config>;
-    const Rows<Config> rows(params, shape, block, thread);
     if constexpr (kClusters && Config::Clusters) {
-      static_assert(!Op::kReads || kOnce == kAll);  // then all was read ahead
       if (shape.split > 1) {
         return Sums<Config>::add_up(
             shape.split, acc, thread, memory.received, [&](int tile_m, int s, int j, float (&v)[1][Width]) {
-              const int r = 2 * tile_m + s, output = F::output(thread, j);
-              const Bits read = Op::kReads ? ahead.bits[j * kRows<Config> + r] : Bits{};
-              if (rows.inside[r] && block.n + output < shape.outputs) {
-                Op::template apply<Config>(params, shape, rows.row[r], block.n + output, values + output, read, v[0]);
-              }
+              apply_to_sum<Config>(params, shape, block, F::row(thread, tile_m, s), F::output(thread, j), values, v[0]);
             });
       }
     }
+    constexpr int kAll = kVectors<Config>, kOnce = kBatch<Config>;
+    const Rows<Config> rows(params, shape, block, thread);
     Bits now[kOnce], next[kOnce];
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < kOnce; ++i) {
@@ -274,6 +269,20 @@ struct PixelEpilogue {
         bits[i] = load_halves<Width>(address + output);
       }
     }
+  }
+
+  // Row m of the tile and the outputs from `output` on, where a cluster has summed them up.
+  template <class Config>
+  __device__ static void apply_to_sum(const Params& params, const ConvShape& shape, const ConvBlock& block, int m,
+                                      int output, const float* values, float (&v)[Width]) {
+    const Pixel at = pixel_at(shape, block, m);
+    if (!inside(shape, at) || block.n + output >= shape.outputs) {
+      return;
+    }
+    const typename Op::Row row = Op::row(params, shape, block, at);
+    const __half* address = Op::address(params, row);
+    const Bits read = address != nullptr ? load_halves<Width>(address + block.n + output) : Bits{};
+    Op::template apply<Config>(params, shape, row, block.n + output, values + output, read, v);
   }
 };
 
