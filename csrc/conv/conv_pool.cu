@@ -86,23 +86,25 @@ struct PoolEpilogue {
   }
 
   // Those of the lane whose number differs by `lanes`.
-  __device__ static void add_neighbours(float (&v)[kWidth], int lanes) {
+  template <int Width>
+  __device__ static void add_neighbours(float (&v)[Width], int lanes) {
     CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < kWidth; ++i) {
+    for (int i = 0; i < Width; ++i) {
       v[i] += __shfl_xor_sync(~0u, v[i], lanes);
     }
   }
 
   // v: the sum of four pixels, where `row` of the tile is the upper left of them.
+  template <int Width>
   __device__ static void store(const Params& params, const ConvShape& shape, const ConvBlock& block, int row,
-                               int output, const float (&v)[kWidth]) {
+                               int output, const float (&v)[Width]) {
     const Pixel at = pixel_at(shape, block, row);
     if (block.n + output >= shape.outputs || at.w % 2 != 0 || at.h % 2 != 0 || !inside(shape, at)) {
       return;
     }
-    float mean[kWidth];
+    float mean[Width];
     CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < kWidth; ++i) {
+    for (int i = 0; i < Width; ++i) {
       mean[i] = v[i] * 0.25f;
     }
     const int64_t line = (int64_t{block.b} * shape.depth + at.d) * (shape.height / 2) + at.h / 2;

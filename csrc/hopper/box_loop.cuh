@@ -12,7 +12,7 @@ namespace lpkernels::hopper {
 template <class Config_>
 struct BoxLoop {
   using Config = Config_;
-  using Cursors = StageCursor<Config::Stages>;
+  using Cursors = StageCursor<Config::Stages, Config::Clusters>;
   static constexpr int kTapsH = 0;  // any
   static constexpr int kRowBytes = Config::BlockK * sizeof(typename Config::Element);
 

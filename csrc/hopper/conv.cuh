@@ -91,13 +91,12 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
   auto& storage = *reinterpret_cast<typename Loop::Storage*>(memory);
   const int warpgroup = threadIdx.x / 128;
   const bool shared = kShares<Loop, Epilogue> && shape.split > 1;
-  const EpilogueMemory epilogue_memory = BlockMemory<Loop, Epilogue>::of(memory, shared);
   if (threadIdx.x == 0) {
     storage.init();
     cutlass::arch::fence_barrier_init();
     if constexpr (kShares<Loop, Epilogue>) {
       if (shared) {
-        Epilogue::template Sums<Config>::expect(shape.split, epilogue_memory.received);
+        Epilogue::template Sums<Config>::expect(shape.split, BlockMemory<Loop, Epilogue>::of(memory, true).received);
       }
     }
   }
@@ -110,7 +109,7 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
   typename Loop::Cursors cursors;
   if constexpr (kShares<Loop, Epilogue>) {
     if (shared) {
-      cursors.stages = BlockMemory<Loop, Epilogue>::kStages;
+      cursors.used = BlockMemory<Loop, Epilogue>::kStages;
     }
   }
   if (warpgroup == 0) {
@@ -132,6 +131,7 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
   } else {
     cutlass::arch::warpgroup_reg_alloc<224>();
     const int thread = threadIdx.x - 128;
+    const EpilogueMemory epilogue_memory = BlockMemory<Loop, Epilogue>::of(memory, shared);
     wait_for_kernel_before();  // the epilogue reads what others wrote, and writes what they may still read
     ConvBlock block{};
     for (int i = first; i < end; i += stride) {

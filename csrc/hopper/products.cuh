@@ -70,15 +70,15 @@ struct RingBarriers {
   }
 };
 
-// Which stage is next, and the parity of its barriers' current phase.
-template <int Stages>
+// Which stage is next, and the parity of its barriers' current phase. Fewer: perhaps not all stages are in use.
+template <int Stages, bool Fewer = false>
 struct StageCursor {
   int stage = 0;
   uint32_t phase = 0;
-  int stages = Stages;  // fewer where a kernel has another use for the last ones
+  int used = Stages;
 
   __device__ void advance() {
-    if (++stage == stages) {
+    if (++stage == (Fewer ? used : Stages)) {
       stage = 0;
       phase ^= 1;
     }
