@@ -1,13 +1,13 @@
 // sparse_motion on any CUDA device (sm_75 and later); equation in sparse_motion.h.
 //
 // Layouts: everything channels-last, slices of wider buffers too. A block owns R x 32 voxels (h, w) of one depth and
-// all their channels. Weights and Gaussians along y and z are made once per block and keypoint, those along x once per
-// lane. A warp takes one motion, its lanes neighbours along w, so that a corner's four channels are coalesced loads of
-// 8 bytes, and walks down the rows: a source row blended over (z, x) is the lower neighbour of one output row and the
-// upper one of the row before, so R + 1 blends serve R rows. A round of 8 motions is staged in shared memory, voxels
-// an odd number of words apart (lanes write to 32 banks), and leaves as 16-byte stores while the next is made.
-// Bound by the output's stores (224 bytes a voxel; all that is read is small), closely followed by the instructions
-// that convert and weight corners. Anything but 4 dense channels is made value by value, unstaged.
+// all their channels. A warp takes one motion, its lanes neighbours along w, so that a corner's four channels are
+// coalesced loads of 8 bytes; weights and Gaussians along y and z its lanes work out for each other. It walks down the
+// rows: a source row blended over (z, x) is the lower neighbour of one output row and the upper one of the row before,
+// so R + 1 blends serve R rows. A round of 24 motions, all of LivePortrait's 22, is staged in shared memory, voxels an
+// odd number of words apart (lanes write to 32 banks), and leaves as 16-byte stores. Bound by instructions, some 60 for
+// 32 voxels of a motion, and by the L1 (12 of its cycles to read the corners); the output's stores (224 bytes a voxel)
+// come next. Anything but 4 dense channels is made value by value, unstaged.
 #include "common/cuda.h"
 #include "common/kernel_table.h"
 #include "warp/sparse_motion.h"
@@ -16,65 +16,54 @@
 namespace lpkernels {
 namespace {
 
-// For 4 channels in dense aligned voxels; `wide`: the output takes 16-byte stores.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
+constexpr int kBlocks = 1;  // of a multiprocessor, which has 1024 threads
+#else
+constexpr int kBlocks = 2;
+#endif
+
+// For 4 channels in dense aligned voxels; `wide`: the output takes 16-byte stores; columns: blocks along w.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    sparse_motion_tiled(SparseMotionShape shape, bool wide, const T* __restrict__ compressed,
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    sparse_motion_tiled(SparseMotionShape shape, bool wide, int columns, const T* __restrict__ compressed,
                         const T* __restrict__ background, const float* __restrict__ kp_source,
                         const float* __restrict__ kp_driving, T* __restrict__ out) {
   constexpr int R = kRows<T>, kVoxelStep = kPitchWords<T> * 4 / sizeof(T);
-  __shared__ Motion<R> motions[kMotions];
-  __shared__ uint32_t buffers[2][kBufferWords<T>];
+  extern __shared__ float4 staging[];
+  uint32_t* buffer = reinterpret_cast<uint32_t*>(staging + kWarps * R);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int b = blockIdx.x / shape.depth, d = blockIdx.x - b * shape.depth;
-  const int h0 = blockIdx.y * R, w0 = blockIdx.z * kColumns;
+  const int h0 = blockIdx.y * R, w0 = blockIdx.z % columns * kColumns, first = blockIdx.z / columns * kWarps;
   const int height = min(R, shape.height - h0), width = min(kColumns, shape.width - w0);  // of this block
   const int voxel = (d * shape.height + h0) * shape.width + w0;                           // its first one
-  compressed += b * shape.compressed_batch;
-  background += b * shape.background_batch;
-  out += b * shape.out_batch + voxel * shape.out_pixel;
-
+  T* to = reinterpret_cast<T*>(buffer) + lane * kVoxelStep + warp * kStep;
+  const int m = first + warp;
+  if (m > 0 && m <= shape.keypoints) {
+    const int64_t at = (int64_t{b} * shape.keypoints + m - 1) * 3;
+    move_columns(shape, kp_source + at, kp_driving + at, d, h0, w0 + lane, compressed + b * shape.compressed_batch,
+                 warp % 2 != 0, reinterpret_cast<MotionRow*>(staging + warp * R), to);
+  } else if (m == 0) {
+    put_background(shape, background + b * shape.background_batch + voxel * shape.background_pixel, height, width, to);
+  } else if (m * kStep < shape.outputs) {  // channels beyond the last motion
 #pragma unroll 1
-  for (int first = 0; first * kStep < shape.outputs; first += kWarps) {
-    if (first % kMotions == 0) {
-#pragma unroll 1
-      for (int i = threadIdx.x; i < kMotions * R; i += kThreads) {
-        const int k = first + i / R - 1;
-        const int64_t at = (int64_t{b} * shape.keypoints + k) * 3;
-        if (k >= 0 && k < shape.keypoints) {
-          prepare(shape, kp_source + at, kp_driving + at, d, h0 + i % R, i % R, motions[i / R]);
-        }
-      }
-      __syncthreads();
+    for (int i = 0; i < R * kStep; ++i) {
+      to[i / kStep * kColumns * kVoxelStep + i % kStep] = static_cast<T>(0.f);
     }
-    uint32_t* buffer = buffers[first / kWarps % 2];
-    const int m = first + warp;
-    T* to = reinterpret_cast<T*>(buffer) + lane * kVoxelStep + warp * kStep;
-    if (m > 0 && m <= shape.keypoints) {
-      move_column(shape, motions[m % kMotions], w0 + lane, compressed, warp % 2 != 0, to);
-    } else {  // the background, or nothing beyond the last motion
-#pragma unroll 1
-      for (int r = 0; r < R; ++r, to += kColumns * kVoxelStep) {
-        const int still = voxel + min(r, height - 1) * shape.width + min(lane, width - 1);
-        to[0] = static_cast<T>(0.f);
-        for (int c = 0; c < kChannels; ++c) {
-          to[1 + c] = m == 0 ? background[still * shape.background_pixel + c] : static_cast<T>(0.f);
-        }
-      }
-    }
-    __syncthreads();
-    copy_out(shape, buffer, wide, min(kWarps * kStep, shape.outputs - first * kStep), height, width,
-             out + first * kStep);
   }
+  __syncthreads();
+  copy_out(shape, buffer, wide, min(kRound, shape.outputs - first * kStep), height, width,
+           out + b * shape.out_batch + voxel * shape.out_pixel + first * kStep);
 }
+
+constexpr int kPlainRows = 8, kPlainThreads = kPlainRows * kColumns;
 
 // For any channels and strides: a thread owns one voxel and all its motions.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kPlainThreads)
     sparse_motion_plain(SparseMotionShape shape, const T* __restrict__ compressed, const T* __restrict__ background,
                         const float* __restrict__ kp_source, const float* __restrict__ kp_driving,
                         T* __restrict__ out) {
-  const int w = blockIdx.z * kColumns + threadIdx.x % 32, h = blockIdx.y * kWarps + threadIdx.x / 32;
+  const int w = blockIdx.z * kColumns + threadIdx.x % 32, h = blockIdx.y * kPlainRows + threadIdx.x / 32;
   const int b = blockIdx.x / shape.depth, d = blockIdx.x - b * shape.depth;
   if (w >= shape.width || h >= shape.height) {
     return;
@@ -111,15 +100,20 @@ void launch(const SparseMotionShape& shape, const Tensor& compressed, const Tens
   const bool tiled = shape.channels == kChannels && shape.compressed_pixel == kChannels &&
                      aligned(compressed, shape.compressed_pixel, shape.compressed_batch, kChannels);
   const bool wide = shape.outputs % kVector == 0 && aligned(out, shape.out_pixel, shape.out_batch, kVector);
-  const int rows = tiled ? kRows<T> : kWarps;
-  const dim3 grid(shape.batch * shape.depth, (shape.height + rows - 1) / rows, (shape.width + kColumns - 1) / kColumns);
+  const int rows = tiled ? kRows<T> : kPlainRows;
+  const int columns = (shape.width + kColumns - 1) / kColumns, rounds = (shape.outputs + kRound - 1) / kRound;
+  const dim3 grid(shape.batch * shape.depth, (shape.height + rows - 1) / rows, columns * (tiled ? rounds : 1));
   const auto* volume = static_cast<const T*>(compressed.data_ptr());
   const auto* still = static_cast<const T*>(background.data_ptr());
   auto* to = static_cast<T*>(out.data_ptr());
   if (tiled) {
-    sparse_motion_tiled<<<grid, kThreads, 0, stream>>>(shape, wide, volume, still, kp_source, kp_driving, to);
+    const cudaError_t error =
+        cudaFuncSetAttribute(&sparse_motion_tiled<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes<T>);
+    STD_TORCH_CHECK(error == cudaSuccess, "sparse_motion: ", cudaGetErrorString(error));
+    sparse_motion_tiled<<<grid, kThreads, kSharedBytes<T>, stream>>>(shape, wide, columns, volume, still, kp_source,
+                                                                     kp_driving, to);
   } else {
-    sparse_motion_plain<<<grid, kThreads, 0, stream>>>(shape, volume, still, kp_source, kp_driving, to);
+    sparse_motion_plain<<<grid, kPlainThreads, 0, stream>>>(shape, volume, still, kp_source, kp_driving, to);
   }
 }
 
@@ -136,9 +130,9 @@ void sparse_motion_cuda(const Tensor& compressed, const Tensor& background, cons
 
 using torch::headeronly::Half;
 const RegisterKernel tiled({"sparse_motion<half>", reinterpret_cast<const void*>(&sparse_motion_tiled<Half>), kThreads,
-                            0});
+                            kSharedBytes<Half>});
 const RegisterKernel plain({"sparse_motion<half, any layout>",
-                            reinterpret_cast<const void*>(&sparse_motion_plain<Half>), kThreads, 0});
+                            reinterpret_cast<const void*>(&sparse_motion_plain<Half>), kPlainThreads, 0});
 
 }  // namespace
 }  // namespace lpkernels
