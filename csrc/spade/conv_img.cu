@@ -3,8 +3,9 @@
 //   image[c, u h + i, u w + j] = sigmoid(bias[n] + conv3x3(x, weight)[h, w, n]),  n = (c u + i) u + j
 //
 // Layouts: x (B, H, W, C), weight (3 u u, 3, 3, C), image uint8 (B, u H, u W, 3) or float32 (B, 3, u H, u W), u = 1
-// or 2. A block owns 256 pixels and all outputs; they pass through shared memory, and a thread writes one pixel's
-// square of the picture. Bound by filling shared memory: 3 boxes of x for 16 columns.
+// or 2. A block owns 256 pixels and all outputs, and goes on to other pixels; the sums pass through shared memory, and
+// a thread writes one pixel's square of the picture while the next tile's x comes. Bound by filling shared memory, 3
+// boxes of x for 16 columns, and by reading it for the products: A is read once for each tap.
 #include "common/cuda.h"
 #include "common/kernel_table.h"
 #include "hopper/activation.h"
@@ -16,10 +17,10 @@ namespace {
 using namespace hopper;
 
 // 8 rows of 32 pixels: a box of x serves three taps.
-using ImageLoop = HaloLoop</*TileH=*/8, /*TileW=*/32, /*BlockN=*/16, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/9>;
+using ImageLoop = HaloLoop</*TileH=*/8, /*TileW=*/32, /*BlockN=*/16, /*TapsH=*/3, /*XStages=*/4, /*WeightStages=*/9>;
 
-struct ImageEpilogue : ReadsNothingAhead {
-  static constexpr bool kClusters = false, kManyTiles = false;
+struct ImageEpilogue {
+  static constexpr bool kClusters = false, kManyTiles = true;
 
   struct Params {
     const float* bias;
@@ -30,41 +31,90 @@ struct ImageEpilogue : ReadsNothingAhead {
 
   template <class Config>
   static constexpr size_t staged_bytes() {
-    return Staged<Config>::kBytes;
+    return 0;
+  }
+
+  // Not over the stages: the next tile's boxes are on their way to them.
+  template <class Config>
+  static constexpr size_t own_bytes() {
+    return OutputValues<Config, 1>::kBytes + Staged<Config>::kBytes;
   }
 
   template <class Config>
-  static constexpr size_t own_bytes() {
-    return 0;
+  __device__ static NothingAhead read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
+                                            int thread, const EpilogueMemory& memory) {
+    OutputValues<Config, 1>::store(memory.own, block, thread, [&](int n, float (&bias)[1]) {
+      if (n < shape.outputs) {
+        bias[0] = __ldg(params.bias + n);
+      }
+    });
+    return {};
   }
 
   template <class Config, class Accumulator>
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
                              int thread, const EpilogueMemory& memory, NothingAhead) {
-    float* staged = reinterpret_cast<float*>(memory.stages);
-    sync_consumers();  // until then the other warpgroup may read the stages that the sums overwrite
+    float* staged = reinterpret_cast<float*>(memory.own + OutputValues<Config, 1>::kBytes);
+    sync_consumers();  // until then others may read the sums of the tile before
     Staged<Config>::store(acc, thread, staged);
     sync_consumers();
     const Pixel at = pixel_at(shape, block, thread);  // 256 threads, 256 pixels
     if (!inside(shape, at)) {
       return;
     }
-    const float* row = staged + thread * Staged<Config>::kPitch;
-    const int u = params.upscale;
-    const int64_t height = int64_t{shape.height} * u, width = int64_t{shape.width} * u;
-    for (int i = 0; i < u; ++i) {
-      for (int j = 0; j < u; ++j) {
-        const int64_t y = int64_t{at.h} * u + i, x = int64_t{at.w} * u + j;
+    const float *row = staged + thread * Staged<Config>::kPitch,
+                *bias = OutputValues<Config, 1>::of_tile(memory.own, block);
+    if (params.upscale == 2) {
+      write<2>(params, shape, block.b, at, row, bias);
+    } else {
+      write<1>(params, shape, block.b, at, row, bias);
+    }
+  }
+
+  // The Up x Up pixels of the picture that pixel `at` becomes, from its sums.
+  template <int Up>
+  __device__ static void write(const Params& params, const ConvShape& shape, int b, const Pixel& at, const float* sums,
+                               const float* bias) {
+    constexpr int kOutputs = 3 * Up * Up, kQuads = (kOutputs + 3) / 4;
+    float v[4 * kQuads], offset[4 * kQuads];
+    load_vector(sums, v);
+    load_vector(bias, offset);
+    CUTLASS_PRAGMA_UNROLL
+    for (int n = 0; n < kOutputs; ++n) {
+      v[n] = __fdividef(1.f, 1.f + __expf(-(v[n] + offset[n])));
+    }
+    const int64_t height = int64_t{shape.height} * Up, width = int64_t{shape.width} * Up, x = int64_t{at.w} * Up;
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < Up; ++i) {
+      const int64_t y = int64_t{at.h} * Up + i;
+      if (params.bytes != nullptr) {
+        uint8_t bytes[3 * Up];
         CUTLASS_PRAGMA_UNROLL
-        for (int c = 0; c < 3; ++c) {
-          const int n = (c * u + i) * u + j;
-          const float value = 1.f / (1.f + __expf(-(row[n] + __ldg(params.bias + n))));
-          if (params.bytes != nullptr) {
-            params.bytes[((block.b * height + y) * width + x) * 3 + c] = static_cast<uint8_t>(value * 255.f);
-          } else {
-            params.floats[((int64_t{block.b} * 3 + c) * height + y) * width + x] = value;
-          }
+        for (int k = 0; k < 3 * Up; ++k) {
+          bytes[k] = static_cast<uint8_t>(v[(k % 3 * Up + i) * Up + k / 3] * 255.f);
         }
+        store_bytes(params.bytes + ((b * height + y) * width + x) * 3, bytes);
+      } else {
+        CUTLASS_PRAGMA_UNROLL
+        for (int k = 0; k < 3 * Up; ++k) {
+          params.floats[((int64_t{b} * 3 + k % 3) * height + y) * width + x + k / 3] = v[(k % 3 * Up + i) * Up + k / 3];
+        }
+      }
+    }
+  }
+
+  // In pairs where they are aligned: pictures enlarged twice have rows of an even number of bytes.
+  template <int Count>
+  __device__ static void store_bytes(uint8_t* to, const uint8_t (&bytes)[Count]) {
+    if constexpr (Count % 2 == 0) {
+      CUTLASS_PRAGMA_UNROLL
+      for (int k = 0; k < Count; k += 2) {
+        *reinterpret_cast<uint16_t*>(to + k) = static_cast<uint16_t>(bytes[k] | bytes[k + 1] << 8);
+      }
+    } else {
+      CUTLASS_PRAGMA_UNROLL
+      for (int k = 0; k < Count; ++k) {
+        to[k] = bytes[k];
       }
     }
   }
