@@ -220,7 +220,7 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
   const bool in_parts = stats->dim() == 4;
   const int parts = tiles(shape) / shape.batch;
   if (in_parts) {
-    STD_TORCH_CHECK(whole_tiles(shape), "conv_act: stats in parts need an image of whole tiles, got ",
+    STD_TORCH_CHECK(shape.whole_tiles, "conv_act: stats in parts need an image of whole tiles, got ",
                     shape_string(out_tensor));
     check_floats("conv_act", "stats", *stats, {out.batch, parts, shape.outputs, 2});
     params.partials = static_cast<float2*>(stats->data_ptr());

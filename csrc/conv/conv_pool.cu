@@ -15,8 +15,8 @@ namespace {
 
 using namespace hopper;
 
-struct PoolEpilogue {
-  static constexpr bool kClusters = true, kManyTiles = true;
+struct PoolEpilogue : ReadsNothingAhead {
+  static constexpr bool kClusters = true, kManyTiles = true, kHasValues = true;
   static constexpr int kWidth = 8;
   using F = Fragment<kWidth>;
 
@@ -45,14 +45,13 @@ struct PoolEpilogue {
   }
 
   template <class Config>
-  __device__ static NothingAhead read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
-                                            int thread, const EpilogueMemory& memory) {
+  __device__ static void store_values(const Params& params, const ConvShape& shape, const ConvBlock& block, int thread,
+                                      const EpilogueMemory& memory) {
     OutputValues<Config, 1>::store(memory.own, block, thread, [&](int n, float (&bias)[1]) {
       if (block.n + n < shape.outputs) {
         bias[0] = __ldg(params.bias + block.n + n);
       }
     });
-    return {};
   }
 
   // Rows g and g + 8 of product tile_m, at the lane's outputs of group j: v. All lanes of a warp call it together.

@@ -5,9 +5,9 @@
 // Layouts: x is channels-last (B, D, H, W, C), a slice of a wider buffer if need be; weight (N, taps, C). A block owns
 // a box of output pixels (its BlockM rows m) and BlockN outputs, and goes on to another while there are any. Two
 // producer threads keep boxes in flight, of x and of weights, across tiles if the epilogue leaves their memory alone;
-// two warpgroups multiply. Where an image has too few tiles for the chip, the blocks of a cluster share one tile's sum
-// (`split`). How boxes come and are multiplied is the main loop's (box_loop.cuh, halo_loop.cuh), what becomes of the
-// sums the epilogue's (epilogue.cuh).
+// two warpgroups multiply; two warps fetch what the epilogue needs of each output. Where an image has too few tiles for
+// the chip, the blocks of a cluster share one tile's sum (`split`). How boxes come and are multiplied is the main
+// loop's (box_loop.cuh, halo_loop.cuh), what becomes of the sums the epilogue's (epilogue.cuh).
 #pragma once
 
 #include <atomic>
@@ -81,6 +81,47 @@ constexpr int shared_bytes() {
   return static_cast<int>(BlockMemory<Loop, Epilogue>::kBytes);
 }
 
+// Syncs the two multiplying warpgroups alone.
+__device__ inline void sync_consumers() {
+  cutlass::arch::NamedBarrier::sync(256, 1);
+}
+
+// Syncs them with the two warps that fetch what belongs to outputs.
+__device__ inline void sync_values() {
+  cutlass::arch::NamedBarrier::sync(256 + 64, 2);
+}
+
+// The pieces of work of this block, one after the other.
+template <class Config>
+struct Work {
+  const ConvShape& shape;
+  int rank, stride, end, index;
+  ConvBlock block;
+
+  __device__ explicit Work(const ConvShape& shape)
+      : shape(shape),
+        rank(static_cast<int>(cute::block_rank_in_cluster())),
+        stride(static_cast<int>(cute::cluster_grid_dims().x)),
+        end(shape.by_columns.value * shape.by_tiles.value * shape.phases()),
+        index(static_cast<int>(cute::cluster_id_in_grid().x)),
+        block(block_of(shape, Config::BlockN, index, rank)) {}
+
+  __device__ bool last() const { return index + stride >= end; }
+
+  // To the next piece, if there is one.
+  __device__ bool next() {
+    if (last()) {
+      return false;
+    }
+    index += stride;
+    const ConvBlock before = block;
+    block = block_of(shape, Config::BlockN, index, rank);
+    block.fresh = block.n != before.n || block.b != before.b;
+    block.turn = before.turn ^ static_cast<int>(block.fresh);
+    return true;
+  }
+};
+
 template <class Loop, class Epilogue>
 __global__ void __launch_bounds__(Loop::Config::Threads, 1)
     conv_kernel(const __grid_constant__ ConvMaps maps, const ConvShape shape, const typename Epilogue::Params params) {
@@ -91,12 +132,15 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
   auto& storage = *reinterpret_cast<typename Loop::Storage*>(memory);
   const int warpgroup = threadIdx.x / 128;
   const bool shared = kShares<Loop, Epilogue> && shape.split > 1;
+  const EpilogueMemory epilogue_memory = BlockMemory<Loop, Epilogue>::of(memory, shared);
   if (threadIdx.x == 0) {
+    cute::prefetch_tma_descriptor(&maps.x);
+    cute::prefetch_tma_descriptor(&maps.weight);
     storage.init();
     cutlass::arch::fence_barrier_init();
     if constexpr (kShares<Loop, Epilogue>) {
       if (shared) {
-        Epilogue::template Sums<Config>::expect(shape.split, BlockMemory<Loop, Epilogue>::of(memory, true).received);
+        Epilogue::template Sums<Config>::expect(shape.split, epilogue_memory.received);
       }
     }
   }
@@ -104,8 +148,6 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
   if (shared) {
     cluster_arrive_relaxed();  // waited for before anything is sent
   }
-  const int part = blockIdx.x % shape.split, first = blockIdx.x / shape.split;
-  const int stride = gridDim.x / shape.split, end = blocks(shape, Config::BlockN);
   typename Loop::Cursors cursors;
   if constexpr (kShares<Loop, Epilogue>) {
     if (shared) {
@@ -114,15 +156,24 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
   }
   if (warpgroup == 0) {
     cutlass::arch::warpgroup_reg_dealloc<56>();
+    Work<Config> work(shape);
     if (threadIdx.x == 0) {
       wait_for_kernel_before();
-      for (int i = first; i < end; i += stride) {
-        Loop::load_pixels(maps.x, shape, storage, block_of(shape, Config::BlockN, i, part), cursors);
-      }
+      do {
+        Loop::load_pixels(maps.x, shape, storage, work.block, cursors);
+      } while (work.next());
     } else if (threadIdx.x == 32) {  // no kernel before this one writes weights: they come while that drains
-      for (int i = first; i < end; i += stride) {
-        Loop::load_weights(maps.weight, shape, storage, block_of(shape, Config::BlockN, i, part), cursors);
-      }
+      do {
+        Loop::load_weights(maps.weight, shape, storage, work.block, cursors);
+      } while (work.next());
+    } else if (Epilogue::kHasValues && threadIdx.x >= 64) {
+      wait_for_kernel_before();
+      do {
+        if (work.block.fresh) {
+          Epilogue::template store_values<Config>(params, shape, work.block, threadIdx.x - 64, epilogue_memory);
+          sync_values();
+        }
+      } while (work.next());
     }
     __syncwarp();
     if (shared) {
@@ -131,30 +182,24 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
   } else {
     cutlass::arch::warpgroup_reg_alloc<224>();
     const int thread = threadIdx.x - 128;
-    const EpilogueMemory epilogue_memory = BlockMemory<Loop, Epilogue>::of(memory, shared);
+    Work<Config> work(shape);
     wait_for_kernel_before();  // the epilogue reads what others wrote, and writes what they may still read
-    ConvBlock block{};
-    for (int i = first; i < end; i += stride) {
-      const ConvBlock before = block;
-      block = block_of(shape, Config::BlockN, i, part);
-      block.fresh = i == first || block.n != before.n || block.b != before.b;
-      block.turn = before.turn ^ static_cast<int>(block.fresh);
-      // What the epilogue needs besides the sums comes while they are made.
-      const auto ahead = Epilogue::template read_ahead<Config>(params, shape, block, thread, epilogue_memory);
+    do {
+      const ConvBlock& block = work.block;
+      // What the epilogue needs of each pixel comes while the sums are made.
+      const auto ahead = Epilogue::template read_ahead<Config>(params, shape, block, thread);
       auto acc = partition_fragment_C(typename Config::Mma{}, Shape<Int<Config::BlockM>, Int<Config::BlockN>>{});
       Loop::consume(shape, storage, block, thread, acc, cursors);
-      if (i + stride >= end) {
+      if (work.last()) {
         let_next_kernel_start();
       }
+      if (Epilogue::kHasValues && block.fresh) {
+        sync_values();
+      }
       Epilogue::template run<Config>(params, shape, block, acc, thread, epilogue_memory, ahead);
-    }
+    } while (work.next());
   }
 #endif
-}
-
-// Syncs the two multiplying warpgroups alone.
-__device__ inline void sync_consumers() {
-  cutlass::arch::NamedBarrier::sync(256, 1);
 }
 
 inline int current_device() {
@@ -249,6 +294,7 @@ void launch_conv(const void* x, int64_t pixel_stride, const void* weight, ConvSh
                   Config::BlockM, " pixels");
   STD_TORCH_CHECK(!shape.permuted || (shape.outputs % shape.group == 0 && Config::BlockN % shape.group == 0),
                   "conv: outputs must be a multiple of ", shape.group, ", got ", shape.outputs);
+  lay_out(shape, Config::BlockN);
   const ConvMaps maps{tensor_map(x, Loop::x_box(pixel_stride, shape)),
                       tensor_map(weight, weight_box(shape, Config::BlockN))};
   constexpr int kShared = shared_bytes<Loop, Epilogue>();

@@ -17,6 +17,30 @@ LPKERNELS_HOST_DEVICE int ceil_div(int a, int b) {
   return (a + b - 1) / b;
 }
 
+// Division by a number that the host knows, in three instructions, for 0 <= n < 2^31 (Granlund and Montgomery 1994): a
+// block works out its place in some ten divisions before it can load anything, and the compiler takes 30 for each.
+struct Divisor {
+  int value = 1;
+  uint32_t multiplier = 0;
+  int shift = 0;
+
+  Divisor() = default;
+  explicit Divisor(int value) : value(value) {
+    if (value > 1) {
+      while ((int64_t{1} << shift) < value) {
+        ++shift;
+      }
+      const uint64_t power = uint64_t{1} << (31 + shift);
+      multiplier = static_cast<uint32_t>((power + value - 1) / value);
+      --shift;
+    }
+  }
+
+  LPKERNELS_HOST_DEVICE int quotient(int n) const {
+    return value == 1 ? n : static_cast<int>(static_cast<uint64_t>(n) * multiplier >> 32 >> shift);
+  }
+};
+
 // Where h and w of y come from. An image enlarged 4 times and convolved with 3x3 taps takes 3 values per small pixel
 // and axis: for the first, the two inner and the last of its 4 rows. On this grid of classes, 3 by 3 for each small
 // pixel, it is stored (kToClasses); a convolution of the enlarged image reads them (kFromClasses) with 10 taps for 4
@@ -41,6 +65,9 @@ struct ConvShape {
   int tile_d = 1, tile_h = 1, tile_w = 0;  // powers of two; tile_w 0: chosen at launch
   int log_h = 0, log_w = 0;                // set at launch, like the tiles
   int tiles_d = 0, tiles_h = 0, tiles_w = 0;
+  bool whole_tiles = false;  // whether all have all their pixels, as in most images
+  Divisor by_tiles_d{}, by_tiles_h{}, by_tiles_w{};
+  Divisor by_columns{}, by_tiles{};  // pieces of the outputs, all tiles; set by `lay_out`
 
   LPKERNELS_HOST_DEVICE int axis_phases() const {
     return grid == Grid::kSame ? 1 : grid == Grid::kEnlarged2 ? 2 : grid == Grid::kFromClasses ? 4 : 3;
@@ -74,6 +101,11 @@ inline void complete(ConvShape& shape, int block_m) {
   shape.tiles_d = ceil_div(shape.depth, shape.tile_d);
   shape.tiles_h = ceil_div(shape.height, shape.tile_h);
   shape.tiles_w = ceil_div(shape.width, shape.tile_w);
+  shape.whole_tiles =
+      shape.depth % shape.tile_d == 0 && shape.height % shape.tile_h == 0 && shape.width % shape.tile_w == 0;
+  shape.by_tiles_d = Divisor(shape.tiles_d);
+  shape.by_tiles_h = Divisor(shape.tiles_h);
+  shape.by_tiles_w = Divisor(shape.tiles_w);
 }
 
 LPKERNELS_HOST_DEVICE int tiles(const ConvShape& shape) {
@@ -123,18 +155,24 @@ LPKERNELS_HOST_DEVICE int steps_of(const ConvShape& shape, int phase_h, int phas
 
 LPKERNELS_HOST_DEVICE ConvBlock block_at(const ConvShape& shape, int n, int tile, int phase, int part) {
   ConvBlock block;
+  const int row = shape.by_tiles_w.quotient(tile), plane = shape.by_tiles_h.quotient(row);
   block.tile = tile;
-  block.w = tile % shape.tiles_w * shape.tile_w;
-  block.h = tile / shape.tiles_w % shape.tiles_h * shape.tile_h;
-  block.d = tile / (shape.tiles_w * shape.tiles_h) % shape.tiles_d * shape.tile_d;
-  block.b = tile / (shape.tiles_w * shape.tiles_h * shape.tiles_d);
+  block.w = (tile - row * shape.tiles_w) * shape.tile_w;
+  block.h = (row - plane * shape.tiles_h) * shape.tile_h;
+  block.b = shape.by_tiles_d.quotient(plane);
+  block.d = (plane - block.b * shape.tiles_d) * shape.tile_d;
   block.n = n;
   block.weight_row = phase * shape.outputs + n;
-  block.phase_h = phase / shape.axis_phases();
-  block.phase_w = phase % shape.axis_phases();
+  const int across = shape.axis_phases();
+  block.phase_h = phase * (across == 2 ? 16 : across == 3 ? 11 : 8) >> 5;  // phase / across; of one there is phase 0 alone
+  block.phase_w = phase - block.phase_h * across;
   const int steps = steps_of(shape, block.phase_h, block.phase_w);
-  block.k_begin = steps * part / shape.split;
-  block.k_end = steps * (part + 1) / shape.split;
+  block.k_begin = 0;
+  block.k_end = steps;
+  if (shape.split > 1) {
+    block.k_begin = steps * part / shape.split;
+    block.k_end = steps * (part + 1) / shape.split;
+  }
   return block;
 }
 
@@ -149,6 +187,9 @@ struct StepOrder {
         down(axis_taps(shape, shape.taps_h, block.phase_h).count) {}
 
   LPKERNELS_HOST_DEVICE KStep first(const ConvBlock& block) const {
+    if (block.k_begin == 0) {
+      return {0, 0, 0, 0};
+    }
     const int tap = block.k_begin / boxes;
     return {block.k_begin % boxes, tap / (across * down), tap / across % down, tap % across};
   }
@@ -297,7 +338,7 @@ struct Fragment {
   static LPKERNELS_HOST_DEVICE int output(int thread, int j) { return kGroup * j + Width * (thread % 4); }
 };
 
-// How many pieces of work there are, and piece `index`: outputs first, so that neighbours read the same pixels.
+// How many pieces of work there are.
 LPKERNELS_HOST_DEVICE int blocks(const ConvShape& shape, int block_n) {
   return ceil_div(shape.outputs, block_n) * tiles(shape) * shape.phases();
 }
@@ -310,10 +351,17 @@ LPKERNELS_HOST_DEVICE int phase_at(const ConvShape& shape, int place) {
   return place < 4 ? place / 2 * 6 + place % 2 * 2 : place < 8 ? 2 * place - 7 : 4;  // corners, edges, the middle
 }
 
+// Sets what `block_of` needs, once the tile is chosen.
+inline void lay_out(ConvShape& shape, int block_n) {
+  shape.by_columns = Divisor(ceil_div(shape.outputs, block_n));
+  shape.by_tiles = Divisor(tiles(shape));
+}
+
+// Piece `index`: outputs first, so that neighbours read the same pixels.
 LPKERNELS_HOST_DEVICE ConvBlock block_of(const ConvShape& shape, int block_n, int index, int part) {
-  const int columns = ceil_div(shape.outputs, block_n), all_tiles = tiles(shape);
-  const int phase = phase_at(shape, index / columns / all_tiles);
-  return block_at(shape, index % columns * block_n, index / columns % all_tiles, phase, part);
+  const int row = shape.by_columns.quotient(index), n = (index - row * shape.by_columns.value) * block_n;
+  const int place = shape.by_tiles.quotient(row), tile = row - place * shape.by_tiles.value;
+  return block_at(shape, n, tile, phase_at(shape, place), part);
 }
 
 }  // namespace lpkernels::hopper

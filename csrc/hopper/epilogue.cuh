@@ -81,16 +81,24 @@ __device__ inline float leaky_relu(float value, float negative_slope) {
 //                 shared_own_bytes what it needs beside that one's
 //   kManyTiles    whether it leaves the stages alone, so that a block may go on to another tile
 //   staged_bytes  what it stages over the stages, own_bytes what it needs beside them
+//   kHasValues    whether outputs have numbers that store_values, called by two warps beside the products, puts where
+//                 run finds them
 //   read_ahead    called by the two multiplying warpgroups before they multiply; answers what run gets
 //   run           called by them with their accumulators
 struct NothingAhead {};
 
 struct ReadsNothingAhead {
   template <class Config, class Params>
-  __device__ static NothingAhead read_ahead(const Params&, const ConvShape&, const ConvBlock&, int,
-                                            const EpilogueMemory&) {
+  __device__ static NothingAhead read_ahead(const Params&, const ConvShape&, const ConvBlock&, int) {
     return {};
   }
+};
+
+struct HasNoValues {
+  static constexpr bool kHasValues = false;
+
+  template <class Config, class Params>
+  __device__ static void store_values(const Params&, const ConvShape&, const ConvBlock&, int, const EpilogueMemory&) {}
 };
 
 // Numbers that belong to a block's outputs, Count for each, as Count rows of BlockN floats. Those of two tiles take
@@ -103,22 +111,18 @@ struct OutputValues {
     return reinterpret_cast<float*>(memory) + block.turn * Count * Config::BlockN;
   }
 
-  // value(n, values) gives those of output n, counted from the block's first.
+  // value(n, values) gives those of output n, counted from the block's first; the threads are 0 to 63.
   template <class Value>
   __device__ static void store(unsigned char* memory, const ConvBlock& block, int thread, Value&& value) {
-    static_assert(Config::BlockN <= 256);
-    if (!block.fresh) {
-      return;
-    }
-    if (thread < Config::BlockN) {
+    CUTLASS_PRAGMA_NO_UNROLL
+    for (int n = thread; n < Config::BlockN; n += 64) {
       float values[Count] = {};
-      value(thread, values);
+      value(n, values);
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < Count; ++i) {
-        of_tile(memory, block)[i * Config::BlockN + thread] = values[i];
+        of_tile(memory, block)[i * Config::BlockN + n] = values[i];
       }
     }
-    sync_consumers();
   }
 };
 
@@ -135,7 +139,7 @@ struct PixelEpilogue {
   using Params = typename Op::Params;
   using Bits = HalfBits<Width>;
   using F = Fragment<Width>;
-  static constexpr bool kClusters = Width == 8, kManyTiles = true;
+  static constexpr bool kClusters = Width == 8, kManyTiles = true, kHasValues = true;
 
   template <class Config>
   static constexpr int kRows = Config::BlockM / 64;  // of a thread
@@ -172,18 +176,23 @@ struct PixelEpilogue {
 
   template <class Config>
   __device__ static Ahead<Config> read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
-                                             int thread, const EpilogueMemory& memory) {
+                                             int thread) {
     Ahead<Config> ahead{};
     if (Op::kReads && shape.split == 1) {
       const Rows<Config> rows(params, shape, block, thread);
       read<Config>(params, shape, block, thread, rows, 0, ahead.bits);
     }
+    return ahead;
+  }
+
+  template <class Config>
+  __device__ static void store_values(const Params& params, const ConvShape& shape, const ConvBlock& block, int thread,
+                                      const EpilogueMemory& memory) {
     OutputValues<Config, Op::kValues>::store(memory.own, block, thread, [&](int n, float (&values)[Op::kValues]) {
       if (block.n + n < shape.outputs) {
         Op::values(params, shape, block, block.n + n, values);
       }
     });
-    return ahead;
   }
 
   template <class Config, class Accumulator>

@@ -85,8 +85,9 @@ struct HaloLoop {
     }
   }
 
+  // Inlined, for at a call ptxas would wait for every wgmma.
   template <class Accumulator>
-  __device__ static void consume(const ConvShape& shape, Storage& storage, const ConvBlock&, int thread,
+  __device__ __forceinline__ static void consume(const ConvShape& shape, Storage& storage, const ConvBlock&, int thread,
                                  Accumulator& acc, Cursors& cursors) {
     using namespace cute;
     typename Config::Mma mma;

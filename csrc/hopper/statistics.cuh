@@ -36,11 +36,6 @@ __device__ void add_up_rows(float (&v)[Count], int thread, int& column) {
   }
 }
 
-// Whether all tiles have all their pixels, as in most images.
-LPKERNELS_HOST_DEVICE bool whole_tiles(const ConvShape& shape) {
-  return shape.depth % shape.tile_d + shape.height % shape.tile_h + shape.width % shape.tile_w == 0;
-}
-
 // Writes partials[tile][n] for the block's outputs: mean and biased variance. acc holds the final values, zero where
 // there is no pixel.
 template <class Config, int Width, class Accumulator>
@@ -87,7 +82,7 @@ __device__ void column_statistics(const ConvShape& shape, const ConvBlock& block
     }
     // Over the few pixels of a tile the difference of squares keeps its digits; over an image it would not.
     const int count =
-        whole_tiles(shape) ? Config::BlockM : tile_pixels(shape, block.tile % (tiles(shape) / shape.batch));
+        shape.whole_tiles ? Config::BlockM : tile_pixels(shape, block.tile % (tiles(shape) / shape.batch));
     const float part = 1.f / static_cast<float>(count), mean = sum * part;
     partials[int64_t{block.tile} * shape.outputs + block.n + thread] =
         make_float2(mean, fmaxf((squares - sum * mean) * part, 0.f));
@@ -114,7 +109,7 @@ static __global__ void combine_statistics_kernel(const ConvShape shape, const fl
   __shared__ Moments shared[8][32];
   const int lane = threadIdx.x, slice = threadIdx.y, n = blockIdx.x * 32 + lane;
   const int count = tiles(shape) / shape.batch, whole = shape.tile_d * shape.tile_h * shape.tile_w;
-  const bool even = whole_tiles(shape);
+  const bool even = shape.whole_tiles;
   wait_for_kernel_before();
   const float2* of_image = partials + int64_t{blockIdx.y} * count * shape.outputs + n;
   Moments moments{};

@@ -19,8 +19,8 @@ using namespace hopper;
 // 8 rows of 32 pixels: a box of x serves three taps.
 using ImageLoop = HaloLoop</*TileH=*/8, /*TileW=*/32, /*BlockN=*/16, /*TapsH=*/3, /*XStages=*/4, /*WeightStages=*/9>;
 
-struct ImageEpilogue {
-  static constexpr bool kClusters = false, kManyTiles = true;
+struct ImageEpilogue : ReadsNothingAhead {
+  static constexpr bool kClusters = false, kManyTiles = true, kHasValues = true;
 
   struct Params {
     const float* bias;
@@ -41,14 +41,13 @@ struct ImageEpilogue {
   }
 
   template <class Config>
-  __device__ static NothingAhead read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
-                                            int thread, const EpilogueMemory& memory) {
+  __device__ static void store_values(const Params& params, const ConvShape& shape, const ConvBlock& block, int thread,
+                                      const EpilogueMemory& memory) {
     OutputValues<Config, 1>::store(memory.own, block, thread, [&](int n, float (&bias)[1]) {
       if (n < shape.outputs) {
         bias[0] = __ldg(params.bias + n);
       }
     });
-    return {};
   }
 
   template <class Config, class Accumulator>

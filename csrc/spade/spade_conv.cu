@@ -63,6 +63,27 @@ __device__ inline void modulate(const SpadeParams& params, const SpadeRow& row, 
   store_vector(row.out + channel, gamma1);
 }
 
+// visit(part) on a channel's parts in their order, some of them under way at once.
+template <class Visit>
+__device__ void for_each_part(const SpadeParams& params, const float2* parts, Visit&& visit) {
+  constexpr int kOnce = 8;
+  CUTLASS_PRAGMA_NO_UNROLL
+  for (int first = 0; first < params.parts; first += kOnce) {
+    float2 part[kOnce];
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < kOnce; ++i) {
+      const bool there = first + i < params.parts;
+      part[i] = there ? __ldg(parts + int64_t{first + i} * params.channels) : make_float2(0.f, 0.f);
+    }
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < kOnce; ++i) {
+      if (first + i < params.parts) {
+        visit(part[i]);
+      }
+    }
+  }
+}
+
 // A channel's mean and reciprocal deviation.
 __device__ inline float2 stats_of(const SpadeParams& params, const ConvBlock& block, int channel) {
   const auto* stats = reinterpret_cast<const float2*>(params.stats);
@@ -70,23 +91,14 @@ __device__ inline float2 stats_of(const SpadeParams& params, const ConvBlock& bl
     return __ldg(stats + int64_t{block.b} * params.channels + channel);
   }
   stats += int64_t{block.b} * params.parts * params.channels + channel;
-  float2 parts[kMostParts];
   float mean = 0.f, variance = 0.f;
-  CUTLASS_PRAGMA_UNROLL
-  for (int i = 0; i < kMostParts; ++i) {  // all under way at once
-    parts[i] = i < params.parts ? __ldg(stats + int64_t{i} * params.channels) : make_float2(0.f, 0.f);
-  }
-  CUTLASS_PRAGMA_UNROLL
-  for (int i = 0; i < kMostParts; ++i) {
-    mean += parts[i].x;
-  }
+  for_each_part(params, stats, [&](float2 part) { mean += part.x; });
   const float one = 1.f / static_cast<float>(params.parts);
   mean *= one;
-  CUTLASS_PRAGMA_UNROLL
-  for (int i = 0; i < kMostParts; ++i) {
-    const float difference = i < params.parts ? parts[i].x - mean : 0.f;
-    variance += fmaf(difference, difference, parts[i].y);
-  }
+  for_each_part(params, stats, [&](float2 part) {
+    const float difference = part.x - mean;
+    variance += fmaf(difference, difference, part.y);
+  });
   return make_float2(mean, rsqrtf(fmaf(variance, one, kInstanceNormEps)));
 }
 
@@ -94,7 +106,7 @@ __device__ inline float2 stats_of(const SpadeParams& params, const ConvBlock& bl
 struct GammaBeta {
   using Params = SpadeParams;
   using F = Fragment<8>;
-  static constexpr bool kClusters = false, kManyTiles = true;
+  static constexpr bool kClusters = false, kManyTiles = true, kHasValues = true;
   static constexpr int kValues = 3;  // bias, of every column; mean and reciprocal deviation of channel n in column n
 
   template <class Config>
@@ -124,7 +136,7 @@ struct GammaBeta {
 
   template <class Config>
   __device__ static Ahead<Config> read_ahead(const Params& params, const ConvShape& shape, const ConvBlock& block,
-                                             int thread, const EpilogueMemory& memory) {
+                                             int thread) {
     Ahead<Config> ahead{};
     CUTLASS_PRAGMA_UNROLL
     for (int r = 0; r < rows<Config>(); ++r) {
@@ -138,6 +150,12 @@ struct GammaBeta {
         }
       }
     }
+    return ahead;
+  }
+
+  template <class Config>
+  __device__ static void store_values(const Params& params, const ConvShape& shape, const ConvBlock& block, int thread,
+                                      const EpilogueMemory& memory) {
     OutputValues<Config, kValues>::store(memory.own, block, thread, [&](int n, float (&values)[kValues]) {
       values[0] = block.n + n < shape.outputs ? __ldg(params.bias + block.n + n) : 0.f;
       const int channel = block.n / 2 + n;
@@ -147,7 +165,6 @@ struct GammaBeta {
         values[2] = stats.y;
       }
     });
-    return ahead;
   }
 
   template <class Config, class Accumulator>

@@ -19,7 +19,7 @@ constexpr int kOutputs = 22, kTaps = 7, kColumns = 160, kChannels = 144;
 constexpr int kTileH = 4, kTileW = 64;
 using MaskLoop = HaloLoop<kTileH, kTileW, kColumns, /*TapsH=*/kTaps, /*XStages=*/2, /*WeightStages=*/3, kChannels>;
 
-struct ShiftedSum : ReadsNothingAhead {
+struct ShiftedSum : ReadsNothingAhead, HasNoValues {
   static constexpr bool kClusters = false, kManyTiles = false;
 
   struct Params {

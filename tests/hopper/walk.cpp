@@ -38,6 +38,7 @@ std::vector<float> read(size_t count) {
 template <int Width>
 void walk(ConvShape shape, int block_m, int block_n, int pixel_stride) {
   complete(shape, block_m);
+  lay_out(shape, block_n);
   shape.group = Fragment<Width>::kGroup;
   const int rows = shape.phases() * shape.outputs, taps = shape.taps_d * shape.taps_h * shape.taps_w;
   const int height = shape.height * shape.stride_of_y(), width = shape.width * shape.stride_of_y();
@@ -47,12 +48,12 @@ void walk(ConvShape shape, int block_m, int block_n, int pixel_stride) {
   std::vector<float> y(size_t{1} * shape.batch * shape.depth * height * width * shape.outputs, 1e30f);
   const TensorBox x_box = pixel_box(pixel_stride, shape), weight_part = weight_box(shape, block_n);
   for (int place = 0; place < shape.phases(); ++place) {
-    const int phase = phase_at(shape, place);
     for (int tile = 0; tile < tiles(shape); ++tile) {
       for (int n = 0; n < shape.outputs; n += block_n) {
         std::vector<float> product(size_t{1} * block_m * block_n, 0.f);  // summed over the cluster
         for (int part = 0; part < shape.split; ++part) {
-          const ConvBlock block = block_at(shape, n, tile, phase, part);
+          const int index = (place * tiles(shape) + tile) * shape.by_columns.value + n / block_n;
+          const ConvBlock block = block_of(shape, block_n, index, part);
           const StepOrder order(shape, block);
           const PixelOrigin pixel_origin(shape, block);
           const WeightOrigin weight_origin(shape, block);
@@ -71,7 +72,7 @@ void walk(ConvShape shape, int block_m, int block_n, int pixel_stride) {
             order.next(k);
           }
         }
-        const ConvBlock block = block_at(shape, n, tile, phase, 0);
+        const ConvBlock block = block_at(shape, n, tile, phase_at(shape, place), 0);
         const auto put = [&](int row, int output, float value) {
           const Pixel at = pixel_at(shape, block, row);
           if (!inside(shape, at) || output >= shape.outputs) {
