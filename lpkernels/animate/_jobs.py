@@ -44,21 +44,28 @@ class Jobs:
             for tensor in paste.tensors():
                 tensor.record_stream(self._lane.stream)
 
-    def pictures(self, frames: Frame | Tensor, eye_ratio: float | None, lip_ratio: float | None) -> Job:
-        """uint8 (B, H, W, 3); the answer is an array for an array, else a tensor on the engine's device."""
+    def pictures(
+        self, frames: Frame | Tensor, eye_ratio: float | None, lip_ratio: float | None, alone: bool = False
+    ) -> Job:
+        """uint8 (B, H, W, 3); the answer is an array for an array, else a tensor on the engine's device.
+
+        ``alone``: it is finished before the next job is started.
+        """
         plan = self._engine.plan_pictures(*(int(size) for size in frames.shape[:3]))
         if isinstance(frames, np.ndarray):
-            self._copies.upload(frames, plan.inputs)
-            self._engine.run(plan, eye_ratio, lip_ratio)
-            return self._to_host(plan)
+            with self._lane.inside():
+                self._copies.upload(frames, plan.inputs, alone)
+                self._engine.launch(plan, eye_ratio, lip_ratio)
+                pending = self._copies.download(self._pasted(plan.output), alone)
+            return Job(pending.result, self._engine.rows())
 
         def fill() -> None:
             if frames.device.type == "cpu":
-                self._copies.upload(frames.numpy(), plan.inputs)
+                self._copies.upload(frames.numpy(), plan.inputs, alone)
             else:
                 plan.inputs.copy_(frames, non_blocking=True)
 
-        return self._to_tensor(plan, fill, eye_ratio, lip_ratio)
+        return Job(self._to_tensor(plan, fill, eye_ratio, lip_ratio), self._engine.rows())
 
     def motion(self, motion: Motion, eye_ratio: float | None, lip_ratio: float | None, to_host: bool) -> Job:
         """A motion on any device; the answer is an array or a tensor on the engine's device."""
@@ -72,43 +79,41 @@ class Jobs:
                 plan.inputs.copy_(rows, non_blocking=True)
 
         if not to_host:
-            job = self._to_tensor(plan, fill, eye_ratio, lip_ratio)
-        else:
-            with self._lane.inside() if rows.device.type == "cpu" else self._lane.joined():
-                fill()
-            self._engine.run(plan, eye_ratio, lip_ratio)
-            job = self._to_host(plan)
-        return job._replace(driving=motion)
-
-    def _to_host(self, plan: FramePlan) -> Job:
-        return Job(self._copies.download(self._pasted(plan.output)).result, self._engine.rows())
+            return Job(self._to_tensor(plan, fill, eye_ratio, lip_ratio), motion)
+        with self._lane.inside() if rows.device.type == "cpu" else self._lane.joined():
+            fill()
+        with self._lane.inside():
+            self._engine.launch(plan, eye_ratio, lip_ratio)
+            return Job(self._copies.download(self._pasted(plan.output)).result, motion)
 
     def _to_tensor(
         self, plan: FramePlan, fill: Callable[[], None], eye_ratio: float | None, lip_ratio: float | None
-    ) -> Job:
+    ) -> Callable[[], Tensor]:
         """Run, in order with the caller's stream, on which the answer's memory is made."""
         batch, paste = plan.inputs.shape[0], self._paste
         shape = (batch, self._side, self._side, 3) if paste is None else paste.shape(batch)
         pictures = torch.empty(shape, dtype=torch.uint8, device=plan.inputs.device)
         with self._lane.joined():
             fill()
-            self._engine.run(plan, eye_ratio, lip_ratio)
+            self._engine.launch(plan, eye_ratio, lip_ratio)
             if paste is None:
                 pictures.copy_(plan.output)
             else:
                 paste.new(plan.output, pictures)
-        return Job(lambda: pictures, self._engine.rows())
+        return lambda: pictures
 
     def _pasted(self, images: Tensor) -> Tensor:
-        """The whole pictures where crops are pasted back; valid until the lane's next frame, on the CPU for good."""
+        """The whole pictures where crops are pasted back; valid until the lane's next frame, on the CPU for good.
+
+        To be called inside the lane.
+        """
         if self._paste is None:
             return images
         if self._lane.stream is None:  # what is downloaded there is this memory itself
             return self._paste.new(images)
-        with self._lane.inside():
-            if self._canvas is None or self._canvas.shape != self._paste.shape(len(images)):
-                self._canvas = self._paste.canvas(len(images))
-            self._paste.onto(images, self._canvas)
+        if self._canvas is None or self._canvas.shape != self._paste.shape(len(images)):
+            self._canvas = self._paste.canvas(len(images))
+        self._paste.onto(images, self._canvas)
         return self._canvas
 
 

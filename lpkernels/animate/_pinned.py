@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -16,10 +17,12 @@ UPLOADS = 2  # the host fills one buffer while the other travels
 
 
 class Lane:
-    """The stream that one engine computes on; the CPU has none, and calls simply run."""
+    """The stream that one engine computes on, for one thread at a time; the CPU has none, and calls simply run."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self.stream is not None:  # recorded anew by every ``joined``
+            self._given, self._done = torch.cuda.Event(), torch.cuda.Event()
 
     def inside(self) -> contextlib.AbstractContextManager[object]:
         """Make the lane's stream the current one."""
@@ -32,12 +35,14 @@ class Lane:
             yield
             return
         caller = torch.cuda.current_stream(self.stream.device)
-        self.stream.wait_stream(caller)
+        self._given.record(caller)
+        self.stream.wait_event(self._given)
         try:
             with torch.cuda.stream(self.stream):
                 yield
         finally:
-            caller.wait_stream(self.stream)
+            self._done.record(self.stream)
+            caller.wait_event(self._done)
 
     def synchronize(self) -> None:
         """Wait on the host until the lane is idle."""
@@ -53,12 +58,16 @@ class Pending(Protocol):
 
 
 class Copies(Protocol):
-    """How host pictures get into a device buffer and out of one, in order with the lane's other work."""
+    """How host pictures get into a device buffer and out of one, in order with the lane's other work.
 
-    def upload(self, frames: Frame, into: Tensor) -> None:
+    To be called inside the lane. ``alone``: the picture is waited for before the next is begun, so there is nothing
+    for its copies to run beside, and the fewest are made.
+    """
+
+    def upload(self, frames: Frame, into: Tensor, alone: bool = False) -> None:
         """Copy ``frames``, an array of any strides, into a dense uint8 tensor of its shape; the array is free after."""
 
-    def download(self, images: Tensor) -> Pending:
+    def download(self, images: Tensor, alone: bool = False) -> Pending:
         """Begin to copy a dense uint8 tensor to the host; it may be overwritten by later work of the lane."""
 
 
@@ -70,10 +79,10 @@ def make_copies(lane: Lane) -> Copies:
 class DirectCopies:
     """Copies of an engine on the CPU."""
 
-    def upload(self, frames: Frame, into: Tensor) -> None:
+    def upload(self, frames: Frame, into: Tensor, alone: bool = False) -> None:
         np.copyto(into.numpy(), frames)
 
-    def download(self, images: Tensor) -> Pending:
+    def download(self, images: Tensor, alone: bool = False) -> Pending:
         return _Arrived(images.numpy())
 
 
@@ -89,7 +98,8 @@ class PinnedCopies:
     """Copies through page-locked memory on two streams of their own, so that they run beside the computation.
 
     A picture passes a buffer on the device on either way: the lane's own buffers are busy for all of a frame, these
-    only for a copy on the device. The host waits in ``result``, and where an upload of two frames ago is not done.
+    only for a copy on the device. One that is alone goes straight to the lane's buffers and from them, on its stream.
+    The host waits in ``result``, and where an upload of two frames ago is not done.
     """
 
     def __init__(self, compute: torch.cuda.Stream) -> None:
@@ -100,30 +110,36 @@ class PinnedCopies:
         self._downloads: list[_Buffer] = []
         self._turn = 0
 
-    def upload(self, frames: Frame, into: Tensor) -> None:
+    def upload(self, frames: Frame, into: Tensor, alone: bool = False) -> None:
         buffer = self._uploads[self._turn]
         self._turn = (self._turn + 1) % UPLOADS
         buffer.reserve(frames.nbytes)
         buffer.moved.synchronize()
         host, device = buffer.views(frames.shape)
         np.copyto(host.numpy(), frames)
+        if alone:
+            into.copy_(host, non_blocking=True)
+            buffer.moved.record(self._compute)
+            return
         with torch.cuda.stream(self._up):
             self._up.wait_event(buffer.passed)
             device.copy_(host, non_blocking=True)
             buffer.moved.record(self._up)
-        with torch.cuda.stream(self._compute):
-            self._compute.wait_event(buffer.moved)
-            into.copy_(device, non_blocking=True)
-            buffer.passed.record(self._compute)
+        self._compute.wait_event(buffer.moved)
+        into.copy_(device, non_blocking=True)
+        buffer.passed.record(self._compute)
 
-    def download(self, images: Tensor) -> Pending:
+    def download(self, images: Tensor, alone: bool = False) -> Pending:
         buffer = self._downloads.pop() if self._downloads else _Buffer(self._compute, self._down)
         buffer.reserve(images.nbytes)
         host, device = buffer.views(images.shape)
-        with torch.cuda.stream(self._compute):
-            self._compute.wait_event(buffer.moved)
-            device.copy_(images, non_blocking=True)
-            buffer.passed.record(self._compute)
+        if alone:
+            host.copy_(images, non_blocking=True)
+            buffer.moved.record(self._compute)
+            return _Downloading(buffer, host, self._downloads)
+        self._compute.wait_event(buffer.moved)
+        device.copy_(images, non_blocking=True)
+        buffer.passed.record(self._compute)
         with torch.cuda.stream(self._down):
             self._down.wait_event(buffer.passed)
             host.copy_(device, non_blocking=True)
@@ -148,7 +164,7 @@ class _Buffer:
     """Page-locked memory and its counterpart on the device, as large as the largest picture so far.
 
     Attributes:
-        moved: the latest copy between the two is done.
+        moved: the latest copy from or to the host's half is done.
         passed: the latest copy between the device's half and the lane's buffers is done.
     """
 
@@ -157,6 +173,7 @@ class _Buffer:
         self._compute, self._copying = compute, copying
         self._host = torch.empty(0, dtype=torch.uint8)
         self._device = torch.empty(0, dtype=torch.uint8)
+        self._views: tuple[tuple[int, ...], Tensor, Tensor] | None = None
 
     def reserve(self, size: int) -> None:
         """Have room for ``size`` bytes."""
@@ -169,8 +186,12 @@ class _Buffer:
             self._device = torch.empty(size, dtype=torch.uint8, device=self._compute.device)
             self._device.record_stream(self._copying)  # given back only when the copies are done, too
             self.passed.record(self._compute)  # whose earlier work may still use this memory
+        self._views = None
 
     def views(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Host's and device's first bytes as dense tensors of ``shape``."""
-        size = int(np.prod(shape))
-        return self._host[:size].view(shape), self._device[:size].view(shape)
+        if self._views is None or self._views[0] != shape:
+            size = math.prod(shape)
+            with torch.inference_mode(False):
+                self._views = shape, self._host[:size].view(shape), self._device[:size].view(shape)
+        return self._views[1:]

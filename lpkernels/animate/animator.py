@@ -193,7 +193,7 @@ class Animator:
         """
         check_frame("frame", frame)
         with trace.range("frame", "frame"):
-            picture: Picture = self._finish(self._start(frame[None], eye_ratio, lip_ratio))[0]
+            picture: Picture = self._finish(self._start(frame[None], eye_ratio, lip_ratio, alone=True))[0]
             return picture
 
     def step_batch(self, frames: Picture, eye_ratio: float | None = None, lip_ratio: float | None = None) -> Picture:
@@ -207,7 +207,7 @@ class Animator:
         if len(frames) > 1 and self._source.faces > 1:
             raise InputError(f"frames must be one frame for a source of several faces, got {len(frames)}")
         with trace.range("frame", "frame", batch=len(frames)):
-            pictures: Picture = self._finish(self._start(frames, eye_ratio, lip_ratio))
+            pictures: Picture = self._finish(self._start(frames, eye_ratio, lip_ratio, alone=True))
             return pictures
 
     def step_motion(self, motion: Motion, eye_ratio: float | None = None, lip_ratio: float | None = None) -> Tensor:
@@ -242,7 +242,7 @@ class Animator:
 
         def start(frame: Picture) -> Job:
             check_frame("frame", frame)
-            return self._start(frame[None])
+            return self._start(frame[None], alone=ahead == 0)
 
         return self._overlapped(frames, start, ahead)
 
@@ -298,11 +298,14 @@ class Animator:
 
         return overlapped(items, start_one, lambda job: self._finish(job)[0], ahead)
 
-    def _start(self, frames: Frame | Tensor, eye_ratio: float | None = None, lip_ratio: float | None = None) -> Job:
-        """Start a batch of checked frames."""
+    def _start(
+        self, frames: Frame | Tensor, eye_ratio: float | None = None, lip_ratio: float | None = None, *, alone: bool
+    ) -> Job:
+        """Start a batch of checked frames; ``alone``: they are finished before the next are started."""
         self._options.check_ratios(eye_ratio, lip_ratio)
         with self._lock:
-            return self._jobs.pictures(frames, eye_ratio, lip_ratio)
+            self._engine.keep(unless=self._driving)
+            return self._jobs.pictures(frames, eye_ratio, lip_ratio, alone)
 
     def _start_motion(
         self, motion: Motion, to_host: bool, eye_ratio: float | None = None, lip_ratio: float | None = None
@@ -312,6 +315,7 @@ class Animator:
             raise InputError(f"the driving motion's exp must have shape {expected}, got {tuple(motion.exp.shape)}")
         self._options.check_ratios(eye_ratio, lip_ratio)
         with self._lock:
+            self._engine.keep(unless=self._driving)
             return self._jobs.motion(motion, eye_ratio, lip_ratio, to_host)
 
     def _finish(self, job: Job) -> Any:

@@ -29,12 +29,17 @@ PLANS = 4  # input sizes kept
 _MOTION = "motion"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Rows:
-    """One frame's driving motion, packed (1, 3K + 13), and its canonical keypoints (1, 3K) where a picture drove."""
+    """One frame's driving motion, packed (1, 3K + 13), and its canonical keypoints (1, 3K) where a picture drove.
+
+    Attributes:
+        borrowed: both lie in a recorded frame's memory, which the engine's next frame overwrites: see ``keep``.
+    """
 
     motion: Tensor
     kp: Tensor | None
+    borrowed: bool = False
 
 
 class FrameEngine:
@@ -80,6 +85,7 @@ class FrameEngine:
         self._model, self._record = model, record
         self._plans: OrderedDict[tuple[int | str, ...], FramePlan] = OrderedDict()
         self._latest: FramePlan | None = None
+        self._rows: Rows | None = None
         self._numbers: dict[str, float] = {}
         self._first_known = self._multiplier_known = False
         self._source = source
@@ -133,7 +139,12 @@ class FrameEngine:
             LpkernelsError: see ``convex_hull_multiplier``.
         """
         self._options.check_ratios(eye_ratio, lip_ratio)
-        with self.lane.inside(), _plain():
+        with self.lane.inside():
+            self.launch(plan, eye_ratio, lip_ratio)
+
+    def launch(self, plan: FramePlan, eye_ratio: float | None = None, lip_ratio: float | None = None) -> None:
+        """``run`` for who is inside the lane already, with ratios that are checked."""
+        with _plain():
             self._set("eye_ratio", eye_ratio)
             self._set("lip_ratio", lip_ratio)
             if plan.replay is None:
@@ -153,16 +164,33 @@ class FrameEngine:
         self._latest = plan
 
     def rows(self) -> Rows | None:
-        """A copy on the lane of the latest frame's driving motion (of the last of a batch); None before one ran."""
+        """The latest frame's driving motion (of the last of a batch); None before one ran. Nothing is copied yet."""
         plan = self._latest
         if plan is None:
             return None
+        kp = plan.heads[-1:, -3 * self._model.config.num_kp :] if plan.of_pictures else None
+        self._rows = Rows(plan.motion[-1:], kp, borrowed=plan.replay is not None)
+        return self._rows
+
+    def keep(self, unless: object = None) -> None:
+        """Before another frame: copy what ``rows`` gave last on the lane, if it would be overwritten.
+
+        Args:
+            unless: rows that the next frame's take the place of. They are kept only where that frame may fail between
+                writing its motion and its picture: where it measures expression-friendly motion.
+        """
+        rows, self._rows = self._rows, None
+        if rows is None or not rows.borrowed or (rows is unless and not self._options.expression_friendly):
+            return
         with self.lane.inside(), _plain():
-            kp = plan.heads[-1:, -3 * self._model.config.num_kp :].clone() if plan.of_pictures else None
-            return Rows(plan.motion[-1:].clone(), kp)
+            rows.motion = rows.motion.clone()
+            rows.kp = None if rows.kp is None else rows.kp.clone()
+        rows.borrowed = False
 
     def read(self, rows: Rows) -> Motion:
-        """What ``rows`` hold, for the caller's stream."""
+        """What ``rows`` hold, for the caller's stream; they are not needed after it."""
+        if self._rows is rows:
+            self._rows = None
         motion, kp = torch.empty_like(rows.motion), None if rows.kp is None else torch.empty_like(rows.kp)
         with self._working():
             motion.copy_(rows.motion)
@@ -236,8 +264,12 @@ class FrameEngine:
             yield
 
 
-@contextlib.contextmanager
-def _plain() -> Iterator[None]:
+def _plain() -> contextlib.AbstractContextManager[object]:
     """No gradients, and tensors that may be written later, whatever mode the caller is in."""
+    return _no_inference() if torch.is_inference_mode_enabled() else torch.no_grad()
+
+
+@contextlib.contextmanager
+def _no_inference() -> Iterator[None]:
     with torch.inference_mode(False), torch.no_grad():
         yield
