@@ -20,7 +20,11 @@ from lpkernels.models.live_portrait import LivePortrait
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure and how long; times in seconds. ``providers`` and ``subjects`` are patterns."""
+    """What to measure and how long; times in seconds. ``providers`` and ``subjects`` are patterns.
+
+    ``frames`` are those in a row of the endurance level and of the programs' clip, ``soak_seconds`` its live session's;
+    None: as long as suits the device.
+    """
 
     device: torch.device
     config: str = "full"
@@ -32,6 +36,8 @@ class Options:
     seconds: float = 2.0
     budget: float | None = None
     seed: int = 0
+    frames: int | None = None
+    soak_seconds: float | None = None
 
     def selected(self, name: str) -> bool:
         """Whether the provider ``name`` is asked for."""

@@ -22,7 +22,9 @@ LEVELS = {
     "job": "files in, file out, stages in turn or overlapped",
     "claim": "the published claim, measured as it may have been",
     "warm-up": "from import to the first fast frame, in a fresh process",
+    "endurance": "frames in a row, threads that share a model, a live session: times, memory, the same pictures",
 }
+ONLY_NAMED = ("endurance",)  # not among all: it takes long
 DEFAULT_BATCHES = (1, 2, 4, 8, 16)  # of the throughput level
 
 

@@ -30,6 +30,7 @@ TITLES = {
     "streams": "Concurrent 30 fps streams",
     "job": "Files in, file out",
     "warm-up": "From import to the first fast frame, in a fresh process",
+    "endurance": "Long runs",
 }
 REPEATS_WITHIN = 0.03
 FROM_MS = 0.1
@@ -44,6 +45,7 @@ def of_level(records: Records, level: str) -> Table:
         "job": job,
         "techniques": techniques,
         "warm-up": warm_up,
+        "endurance": endurance,
     }
     return special[level](measurements) if level in special else timings(records, measurements)
 
@@ -121,6 +123,23 @@ def warm_up(measurements: list[Measurement]) -> Table:
     return columns(["provider", "process", "in all", *heading, "error"], measurements, row)
 
 
+def endurance(measurements: list[Measurement]) -> Table:
+    """What a long run did to times, memory (MiB, from before it to its end) and pictures."""
+    grown = ("host_mb", "allocated_mb", "reserved_mb", "device_mb")
+    rows = []
+    for one in measurements:
+        facts = one.extras
+        parts = [facts.get(part, {}) if one.status == "ok" else {} for part in ("first", "last")]
+        counts = [str(facts.get(name, "")) for name in ("frames", "dropped", "differing")]
+        times = [milliseconds(part.get(name)) for part in parts for name in ("median_ms", "p99_ms")]
+        slower = percent(facts.get("slower_by"), signed=True) if one.status == "ok" else ""
+        growth = [_signed(facts.get("growth_mb", {}).get(name)) for name in grown]
+        rows.append([one.shape, one.provider, *counts, *times, slower, *growth, error_text(one), note(one)])
+    heading = ["run", "provider", "frames", "dropped", "differing", "first median", "first p99", "last median"]
+    heading += ["last p99", "slower by", *(f"{name.removesuffix('_mb')} MiB" for name in grown), "error", "note"]
+    return Table(heading, rows)
+
+
 def techniques(measurements: list[Measurement]) -> Table:
     """Each technique against the entry it is added to."""
     times = {one.provider: one.median_ms for one in measurements}
@@ -183,6 +202,10 @@ def spread(one: Measurement) -> float:
 def _where(one: Measurement) -> str:
     batch = f" x{one.batch}" if one.batch != 1 else ""
     return f"{one.level}/{one.subject}{batch} {one.provider}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.1f}"
 
 
 def _number(value: object) -> str:

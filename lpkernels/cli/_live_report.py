@@ -81,7 +81,7 @@ class Memory:
         """Take note, from the time on when the first pictures are done."""
         if stats.frames_out < _SETTLED:
             return
-        for name, value in (("host_mib", _host_mib()), ("gpu_mib", _gpu_mib(self._device))):
+        for name, value in (("host_mib", host_mib()), ("gpu_mib", _gpu_mib(self._device))):
             if value is not None:
                 seen = self._seen.setdefault(name, {"settled": value, "end": value, "max": value})
                 seen["end"], seen["max"] = value, max(seen["max"], value)
@@ -103,7 +103,8 @@ def write_report(path: Path, facts: dict[str, Any], stats: SessionStats, memory:
             raise LpkernelsError(f"cannot write {path}: {reason(error)}") from None
 
 
-def _host_mib() -> float | None:
+def host_mib() -> float | None:
+    """Resident memory of this process in MiB; None where /proc does not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):

@@ -22,6 +22,7 @@ SLOW_PROVIDERS = ("compile-max-autotune",)
 _EPILOG = """\
 what:
   all, or any of: ops networks frame techniques throughput streams job claim warm-up
+  endurance              not among all: frames in a row, threads, a live session (--subjects frames,threads,soak)
   list                   what there is to measure
   compare A.json B.json  what changed beyond the spread
   replay DIR             run the op calls that LPKERNELS_CAPTURE=DIR recorded
@@ -56,6 +57,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--random-weights", type=seed, default=0, metavar="SEED", help="default: 0")
     parser.add_argument("--seconds", type=_positive, metavar="S", help="timing of each subject (default: 4; CPU: 0.25)")
     parser.add_argument("--budget", type=_positive, metavar="S", help="start nothing new after so many seconds")
+    parser.add_argument(
+        "--frames",
+        type=_count,
+        metavar="N",
+        help="endurance: in a row (default: 10000; CPU: 8)",
+    )
+    parser.add_argument(
+        "--soak-seconds", type=_positive, metavar="S", help="endurance: of the live session (default: 600; CPU: 3)"
+    )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="records (default: benchmarks/results/<device>/records.json)"
     )
@@ -106,6 +116,8 @@ def _measure(args: argparse.Namespace) -> int:
         seconds=args.seconds or (4.0 if on_gpu else 0.25),
         budget=args.budget,
         seed=args.random_weights,
+        frames=args.frames,
+        soak_seconds=args.soak_seconds,
     )
     path = args.json or records.RESULTS / environment.slug(device) / records.FILE_NAME
     with _progress() as progress:
@@ -225,6 +237,16 @@ def _batches(text: str) -> tuple[int, ...]:
     if not values or min(values) < 1:
         raise argparse.ArgumentTypeError(f"expected whole numbers of at least 1, such as 1,2,4; got {text!r}")
     return values
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value
 
 
 def _positive(text: str) -> float:

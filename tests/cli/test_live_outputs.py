@@ -159,7 +159,7 @@ def test_quiet_prints_nothing(capsys):
 
 def test_memory_counts_from_when_it_has_settled(monkeypatch, tmp_path):
     sizes = iter([100.0, 130.0, 120.0])
-    monkeypatch.setattr(_live_report, "_host_mib", lambda: next(sizes))
+    monkeypatch.setattr(_live_report, "host_mib", lambda: next(sizes))
     memory = Memory(torch.device("cpu"))
     memory.look(dataclasses.replace(STATS, frames_out=3))
     assert memory.report() == {"host_mib": None, "gpu_mib": None}
