@@ -49,6 +49,7 @@ TABLES: dict[str, Callable[[Records], Table | None]] = {
     "techniques": lambda kept: sections.techniques(kept.level("techniques")),
     "claim": claim.table,
     "warm-up": lambda kept: sections.warm_up(kept.level("warm-up")),
+    "programs": lambda kept: sections.programs(kept.level("programs")),
     "endurance": lambda kept: sections.endurance(kept.level("endurance")),
 }
 

@@ -22,9 +22,10 @@ LEVELS = {
     "job": "files in, file out, stages in turn or overlapped",
     "claim": "the published claim, measured as it may have been",
     "warm-up": "from import to the first fast frame, in a fresh process",
+    "programs": "a checkout of the original, before accelerate, after it, and restored",
     "endurance": "frames in a row, threads that share a model, a live session: times, memory, the same pictures",
 }
-ONLY_NAMED = ("endurance",)  # not among all: it takes long
+ONLY_NAMED = ("endurance", "programs")  # not among all: long, or in need of a program
 DEFAULT_BATCHES = (1, 2, 4, 8, 16)  # of the throughput level
 
 

@@ -30,6 +30,7 @@ TITLES = {
     "streams": "Concurrent 30 fps streams",
     "job": "Files in, file out",
     "warm-up": "From import to the first fast frame, in a fresh process",
+    "programs": "The original program, accelerated and restored",
     "endurance": "Long runs",
 }
 REPEATS_WITHIN = 0.03
@@ -45,6 +46,7 @@ def of_level(records: Records, level: str) -> Table:
         "job": job,
         "techniques": techniques,
         "warm-up": warm_up,
+        "programs": programs,
         "endurance": endurance,
     }
     return special[level](measurements) if level in special else timings(records, measurements)
@@ -121,6 +123,26 @@ def warm_up(measurements: list[Measurement]) -> Table:
 
     heading = [part.replace("_", " ") for part in (*PARTS, "warm_frame")]
     return columns(["provider", "process", "in all", *heading, "error"], measurements, row)
+
+
+def programs(measurements: list[Measurement]) -> Table:
+    """Times of a frame in each state of the program, against its first; whether answers are that one's bit for bit."""
+    rows = []
+    for one in measurements:
+        same, ratio = one.extras.get("same_as_original"), one.extras.get("speedup")
+        rows.append(
+            [
+                one.subject,
+                one.provider,
+                *(milliseconds(time) for time in (one.median_ms, one.p99_ms)),
+                f"{ratio:.2f}x" if ratio and one.status == "ok" else "",
+                "" if same is None else "yes" if same else "no",
+                error_text(one),
+                note(one),
+            ]
+        )
+    heading = ["part", "state", "median", "p99", "vs original", "same answers", "error", "note"]
+    return Table(heading, rows)
 
 
 def endurance(measurements: list[Measurement]) -> Table:

@@ -22,6 +22,7 @@ SLOW_PROVIDERS = ("compile-max-autotune",)
 _EPILOG = """\
 what:
   all, or any of: ops networks frame techniques throughput streams job claim warm-up
+  programs               not among all: the checkout that LPKERNELS_LIVEPORTRAIT names, accelerated and restored
   endurance              not among all: frames in a row, threads, a live session (--subjects frames,threads,soak)
   list                   what there is to measure
   compare A.json B.json  what changed beyond the spread
@@ -61,7 +62,7 @@ def add_parser(subparsers: Any) -> None:
         "--frames",
         type=_count,
         metavar="N",
-        help="endurance: in a row (default: 10000; CPU: 8)",
+        help="endurance: in a row (default: 10000; CPU: 8); programs: the clip (80; CPU: 2)",
     )
     parser.add_argument(
         "--soak-seconds", type=_positive, metavar="S", help="endurance: of the live session (default: 600; CPU: 3)"

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import endurance as parts
 from benchmarks import endurance_soak, memory, records, sections, session
@@ -16,6 +17,15 @@ from lpkernels.animate.animator import Animator
 from lpkernels.errors import LpkernelsError
 from tests.benchmarks.fakes import CPU, measured
 from tests.benchmarks.fakes import records as fake_records
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Networks this small are slower on more, by far where others compute beside them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,10 @@ import functools
 import importlib
 import inspect
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,46 +22,26 @@ import torch
 from torch import Tensor, nn
 
 import lpkernels
+from benchmarks import checkout
 from lpkernels.models import LivePortraitConfig
 from lpkernels.models.motion_extractor import MotionExtractor
 from lpkernels.models.random_weights import make_state_dict
 from tests.fused.networks import relative_error, tiny
 from tests.integrations.programs import NETWORKS, assert_same, patched
 
-CHECKOUT = os.environ.get("LPKERNELS_LIVEPORTRAIT")
-STUBS = ("cv2", "yaml", "rich", "rich.console", "comfy", "comfy.model_management")
+CHECKOUT = checkout.path()
 CLASSES = ("AppearanceFeatureExtractor", "MotionExtractor", "WarpingNetwork", "SPADEDecoder")
 FILES = dict(zip(NETWORKS, ("appearance_feature_extractor", "motion_extractor", "warping_network", "spade_generator")))  # noqa: B905
 
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="LPKERNELS_LIVEPORTRAIT names no checkout of LivePortrait")
 
 
-def stub(name: str) -> ModuleType:
-    module = ModuleType(name)
-    module.load = lambda file, Loader: json.load(file)
-    module.SafeLoader = module.imread = module.Console = lambda *args, **kwargs: None
-    module.IMREAD_COLOR = 1
-    module.get_autocast_device = lambda device: torch.device(device).type
-    return module
-
-
 @pytest.fixture(scope="module")
 def package() -> Iterator[str]:
     """The package of the checkout that holds the wrapper, importable."""
     assert CHECKOUT is not None
-    root = next(Path(CHECKOUT).expanduser().resolve().glob("*/live_portrait_wrapper.py")).parent
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patching:
-        patching.syspath_prepend(root.parent)
-        for name in STUBS:
-            try:
-                importlib.import_module(name)
-            except ImportError:
-                patching.setitem(sys.modules, name, stub(name))
-        yield root.name
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] == root.name:
-            del sys.modules[name]
+    with checkout.importable(CHECKOUT) as found:
+        yield found.package
 
 
 @functools.cache
