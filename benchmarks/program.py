@@ -86,9 +86,10 @@ class Program:
 
         Returns:
             Milliseconds of each frame in its two loops together, the one that reads motion and the one that animates;
-            and its pictures, uint8 (H, W, 3): whole ones where it pastes back.
+            and its animated squares, uint8 (S, S, 3), before any is pasted back.
         """
-        frames, loops, videos = self.frames[:count], list[list[float]](), list[Sequence[Frame]]()
+        frames, loops, squares = self.frames[:count], list[list[float]](), list[Frame]()
+        parse_output = self.wrapper.parse_output
 
         def track(items: Iterable[Any], *_: Any, **__: Any) -> Iterator[Any]:
             loops.append([])
@@ -96,6 +97,11 @@ class Program:
                 start = time.perf_counter()
                 yield item
                 loops[-1].append((time.perf_counter() - start) * 1e3)  # either body ends with a copy to the host
+
+        def parsed(out: Tensor) -> np.ndarray:
+            pictures: np.ndarray = parse_output(out)
+            squares.extend(pictures)
+            return pictures
 
         replaced = {
             "track": track,
@@ -106,7 +112,7 @@ class Program:
             "is_square_video": lambda path: True,
             "dump": lambda *_: None,
             "concat_frames": lambda *_: [],
-            "images2video": lambda pictures, **_: videos.append(pictures),
+            "images2video": lambda *_, **__: None,
             "has_audio_stream": lambda path: False,
             "log": lambda *_, **__: None,
         }
@@ -120,11 +126,13 @@ class Program:
         )
         try:
             vars(self._module).update(replaced)
+            self.wrapper.parse_output = parsed
             self._pipeline.execute(arguments)
         finally:
             vars(self._module).update(before)
+            del self.wrapper.parse_output
         motion, animation = loops
-        return [one + other for one, other in zip(motion, animation, strict=True)], list(videos[-1])
+        return [one + other for one, other in zip(motion, animation, strict=True)], squares
 
     def _picture(self) -> Frame:
         """What the source's file holds: the portrait, or the whole picture that it is pasted into."""
