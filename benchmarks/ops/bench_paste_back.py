@@ -1,18 +1,23 @@
-"""paste_back: an animated face into its source picture, with the copy of the picture and without."""
+"""paste_back: an animated face into its source picture, with the copy of the picture and without.
+
+As kernels alone; and once with the way to the host, where the original does it with OpenCV.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.context import Context
 from benchmarks.ops.bench_keypoint_transform import single_precision
-from benchmarks.work import Subject
+from benchmarks.work import Candidate, Provider, Subject, Unavailable
 from lpkernels import ops, ref
 from lpkernels.animate.crop import Crop, Square, crop_from_square, feathered_mask
 from lpkernels.ref.paste_back import invert
@@ -56,6 +61,57 @@ class Published:
         return (weight * warped + (1 - weight) * source).clamp(0, 255).to(torch.uint8)
 
 
+class OpenCV:
+    """The original's way on the host: ``cv2.warpAffine`` of the square to the whole picture, and the blend in NumPy.
+
+    Each source and the weights are brought there once, as for a clip. Raises Unavailable without cv2.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import cv2
+        except ImportError as error:
+            raise Unavailable(f"the original's paste-back needs OpenCV: {error}") from error
+        cv2.setNumThreads(0)  # as the original does
+        self._warp: Callable[..., np.ndarray] = cv2.warpAffine
+        self._sources: dict[int, tuple[Tensor, np.ndarray]] = {}
+        self._weight: tuple[Tensor, np.ndarray] | None = None
+
+    def __call__(self, image: Tensor, source: Tensor, mask: Tensor, matrix: Any, box: Any, *_: Any) -> Tensor:
+        """One face (1, S, S, 3) to a picture (1, H, W, 3), both uint8, the latter on the host."""
+        height, width = source.shape[:2]
+        if id(source) not in self._sources:
+            self._sources[id(source)] = source, source.cpu().numpy()
+        if self._weight is None or self._weight[0] is not mask:
+            x, y, columns, rows = box
+            new = np.zeros((height, width, 3), np.float32)
+            new[y : y + rows, x : x + columns] = mask.cpu().numpy()[..., None] / 255.0
+            self._weight = mask, new
+        background, weight = self._sources[id(source)][1], self._weight[1]
+        to_picture = np.array(matrix, np.float64).reshape(2, 3)
+        warped = self._warp(image[0].cpu().numpy(), to_picture, (width, height))
+        blended = weight * warped + (1 - weight) * background
+        return torch.from_numpy(np.clip(blended, 0, 255).astype(np.uint8))[None]
+
+
+def to_host(device: torch.device) -> list[Provider]:
+    """The original's way, and those on the device with the picture copied to the host; compilers left out."""
+
+    def copied(provider: Provider) -> Callable[[], Candidate]:
+        def build() -> Candidate:
+            candidate = provider.build()
+            call = candidate.call
+            return dataclasses.replace(candidate, call=lambda *inputs: call(*inputs).cpu())
+
+        return build
+
+    on_device = single_precision("paste_back", Published(), device)
+    return [
+        Provider("original-opencv", "fp32", lambda: Candidate(OpenCV()), eager_pytorch=True),
+        *(dataclasses.replace(one, build=copied(one)) for one in on_device if not one.name.startswith("compile-")),
+    ]
+
+
 def reference(image: Tensor, source: Tensor, mask: Tensor, matrix: Any, box: Any, *_: Any) -> Tensor:
     """The exact picture, whoever writes how much of it."""
     return ref.paste_back(image, source, mask, matrix, box)
@@ -69,6 +125,16 @@ def subjects(context: Context) -> Iterator[Subject]:
             crop = crop_from_square(Square((0.4 * width, 0.45 * height), side, ANGLE), FACE)
             for copies in (True, False):
                 yield _subject(context, crop, (height, width), batch, copies)
+    height, width, side = PICTURES[1 if context.device.type == "cuda" else 0]
+    crop = crop_from_square(Square((0.4 * width, 0.45 * height), side, ANGLE), FACE)
+    whole = _subject(context, crop, (height, width), 1, True)
+    yield dataclasses.replace(
+        whole,
+        shape=f"{whole.shape}, to the host",
+        providers=to_host(context.device),
+        kernel=False,
+        compared=lambda picture: picture.cpu(),
+    )
 
 
 def _subject(context: Context, crop: Crop, size: tuple[int, int], batch: int, copies: bool) -> Subject:

@@ -46,6 +46,17 @@ def kept():
             shape="a fresh process, Triton's cache cold",
             extras={"import_ms": 3000.0, "optimize_ms": 1500.0, "first_frame_ms": 4500.0},
         ),
+        measured("original", 60.0, level="programs", subject="loop", extras={"same_as_original": True, "speedup": 1.0}),
+        measured(
+            "accelerated", 6.0, level="programs", subject="loop", extras={"same_as_original": False, "speedup": 10.0}
+        ),
+        measured(
+            "lpkernels-fp16",
+            3.0,
+            level="endurance",
+            subject="frames",
+            extras={"frames": 10_000, "differing": 0, "first": {"median_ms": 3.0}, "growth_mb": {"host_mb": -0.5}},
+        ),
         measured("plain fp32", 60.0, level="techniques", extras={"added_to": None}),
         measured("no gradients", 40.0, level="techniques", extras={"added_to": "plain fp32"}),
         measured(
