@@ -35,7 +35,17 @@ REPLACEABLE: tuple[str, ...] = (
     "skimage",
     "torchvision",
 )
-REPLACEABLE += ("insightface", "onnx", "tqdm", "matplotlib", "requests", "ffmpeg", "albumentations", "prettytable")
+REPLACEABLE += (
+    "insightface",
+    "onnx",
+    "tqdm",
+    "matplotlib",
+    "requests",
+    "ffmpeg",
+    "albumentations",
+    "prettytable",
+    "scipy",
+)
 
 
 def path() -> Path | None:

@@ -12,8 +12,10 @@ from lpkernels.animate._feeder import Feeder
 from lpkernels.animate.animator import Animator
 from lpkernels.animate.image import Frame
 from lpkernels.animate.session import Session, SessionStats
+from lpkernels.errors import LpkernelsError
 
 FPS = 30.0
+FIRST_S = 60.0  # to wait for the picture of the first frame
 WINDOW_S = 60.0  # of the first and the last pictures; half of a run that is shorter than two of them
 
 
@@ -42,7 +44,7 @@ def soak(case: Case, seconds: float) -> Measurement:
     Every picture is compared with the one that an animator alone makes of the same frame.
 
     Raises:
-        LpkernelsError: the session failed.
+        LpkernelsError: the session failed, or gave no first picture.
     """
     result = case.measurement("soak", f"live, {FPS:g} frames/s for {seconds:g} s")
     seen: list[tuple[float, float]] = []  # seconds into the run, latency in ms
@@ -51,6 +53,7 @@ def soak(case: Case, seconds: float) -> Measurement:
     animator = Animator(case.model, case.source)
     size = case.frames[0].shape[:2]
     with Feeder(Clip(case.frames)) as feeder, Session(animator, size=(size[0], size[1])) as session:
+        _begin(session, case.frames[0])
         marks.take("before")
         feeder.start(lambda frame: session.push(frame, copy=False))
         began = time.monotonic()
@@ -58,7 +61,8 @@ def soak(case: Case, seconds: float) -> Measurement:
             shown = session.wait(0.1)
             if shown is not None:
                 seen.append((shown.finished_at - began, (shown.finished_at - shown.taken_at) * 1e3))
-                differing += not np.array_equal(shown.picture, case.expected[shown.sequence % len(case.frames)])
+                expected = case.expected[(shown.sequence - 1) % len(case.frames)]
+                differing += not np.array_equal(shown.picture, expected)
             if passed >= seconds / 10:
                 marks.take("tenth")
         feeder.close()
@@ -79,10 +83,18 @@ def soak(case: Case, seconds: float) -> Measurement:
     return result
 
 
+def _begin(session: Session, first: Frame) -> None:
+    """Wait for the picture of the first frame, which none may replace: all others' motion is relative to it."""
+    session.push(first)
+    if session.wait(FIRST_S) is None:
+        raise LpkernelsError(f"the session gave no first picture within {FIRST_S:g} s")
+
+
 def _counts(stats: SessionStats) -> dict[str, int]:
+    """Those of the clip: without the frame that was waited for before it."""
     return {
-        "frames": stats.frames_in,
-        "animated": stats.frames_out,
+        "frames": stats.frames_in - 1,
+        "animated": stats.frames_out - 1,
         "dropped": stats.dropped,
         "bad": stats.bad,
     }

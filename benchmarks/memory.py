@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import torch
 
 from lpkernels.cli._live_report import host_mib
@@ -16,13 +14,11 @@ Sample = dict[str, float]
 def read(device: torch.device) -> Sample:
     """MiB in use now: ``host_mb``, resident pages of the process, where /proc tells; on a GPU also ``allocated_mb`` and
     ``reserved_mb`` of PyTorch's allocator, and ``device_mb``: what ``cudaMemGetInfo`` has no longer free, whoever
-    holds it."""
-    gc.collect()
+    holds it. Quick, and without waiting for the device: a run that goes on is not held up."""
     found: Sample = {}
     if (host := host_mib()) is not None:
         found["host_mb"] = host
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
         free, total = torch.cuda.mem_get_info(device)
         found["allocated_mb"] = torch.cuda.memory_allocated(device) / MEBIBYTE
         found["reserved_mb"] = torch.cuda.memory_reserved(device) / MEBIBYTE
