@@ -31,15 +31,21 @@ _MOTION = "motion"
 
 @dataclass(eq=False)
 class Rows:
-    """One frame's driving motion, packed (1, 3K + 13), and its canonical keypoints (1, 3K) where a picture drove.
+    """One frame's driving motion, and its canonical keypoints where a picture drove: the last rows of both tensors.
 
     Attributes:
+        motion: packed, (B, 3K + 13).
+        kp: (B, at least 3K), keypoints last.
         borrowed: both lie in a recorded frame's memory, which the engine's next frame overwrites: see ``keep``.
     """
 
     motion: Tensor
     kp: Tensor | None
     borrowed: bool = False
+
+    def last(self, num_kp: int) -> tuple[Tensor, Tensor | None]:
+        """Motion (1, 3K + 13) and keypoints (1, 3K)."""
+        return self.motion[-1:], None if self.kp is None else self.kp[-1:, -3 * num_kp :]
 
 
 class FrameEngine:
@@ -168,8 +174,7 @@ class FrameEngine:
         plan = self._latest
         if plan is None:
             return None
-        kp = plan.heads[-1:, -3 * self._model.config.num_kp :] if plan.of_pictures else None
-        self._rows = Rows(plan.motion[-1:], kp, borrowed=plan.replay is not None)
+        self._rows = Rows(plan.motion, plan.heads if plan.of_pictures else None, borrowed=plan.replay is not None)
         return self._rows
 
     def keep(self, unless: object = None) -> None:
@@ -183,19 +188,20 @@ class FrameEngine:
         if rows is None or not rows.borrowed or (rows is unless and not self._options.expression_friendly):
             return
         with self.lane.inside(), _plain():
-            rows.motion = rows.motion.clone()
-            rows.kp = None if rows.kp is None else rows.kp.clone()
+            motion, kp = rows.last(self._model.config.num_kp)
+            rows.motion, rows.kp = motion.clone(), None if kp is None else kp.clone()
         rows.borrowed = False
 
     def read(self, rows: Rows) -> Motion:
         """What ``rows`` hold, for the caller's stream; they are not needed after it."""
         if self._rows is rows:
             self._rows = None
-        motion, kp = torch.empty_like(rows.motion), None if rows.kp is None else torch.empty_like(rows.kp)
+        last_motion, last_kp = rows.last(self._model.config.num_kp)
+        motion, kp = torch.empty_like(last_motion), None if last_kp is None else torch.empty_like(last_kp)
         with self._working():
-            motion.copy_(rows.motion)
-            if kp is not None and rows.kp is not None:
-                kp.copy_(rows.kp)
+            motion.copy_(last_motion)
+            if kp is not None and last_kp is not None:
+                kp.copy_(last_kp)
         exp, R, t, scale = ops.unpack_motion(motion)
         return Motion(None if kp is None else kp.reshape(exp.shape), exp, R, t, scale)
 
