@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from time import perf_counter
 
 import numpy as np
@@ -37,7 +38,7 @@ def together(case: Case, count: int) -> Measurement:
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        threads[0].join(0.05)
+        time.sleep(0.05)
         if sum(len(worker.times_ms) for worker in workers) * 10 >= THREADS * each:
             marks.take("tenth")
     for thread in threads:

@@ -151,3 +151,12 @@ def test_memory_that_is_held_is_seen():
     held = np.ones(64 << 20, np.uint8)
     assert memory.growth(before, memory.read(CPU))["host_mb"] > 48
     assert held.any()
+
+
+@pytest.mark.gpu
+def test_nothing_grows_and_nothing_changes_on_a_gpu():
+    options = Options(torch.device("cuda"), "small", frames=320, soak_seconds=4.0)
+    for (one,) in level.measure(Context(options)):
+        assert one.status == "ok", one.reason
+        assert {"allocated_mb", "reserved_mb", "device_mb"} <= one.extras["growth_mb"].keys()
+        assert one.extras["growth_after_tenth_mb"]["allocated_mb"] < 4, one.subject
