@@ -64,8 +64,8 @@ struct BoxLoop {
 
   // Inlined, for at a call ptxas would wait for every wgmma.
   template <class Accumulator>
-  __device__ __forceinline__ static void consume(const ConvShape& shape, Storage& storage, const ConvBlock& block, int thread,
-                                 Accumulator& acc, Cursors& cursor) {
+  __device__ __forceinline__ static void consume(const ConvShape& shape, Storage& storage, const ConvBlock& block,
+                                                 int thread, Accumulator& acc, Cursors& cursor) {
     using namespace cute;
     typename Config::Mma mma;
     const auto issue = [&](auto steps) {

@@ -164,7 +164,10 @@ LPKERNELS_HOST_DEVICE ConvBlock block_at(const ConvShape& shape, int n, int tile
   block.n = n;
   block.weight_row = phase * shape.outputs + n;
   const int across = shape.axis_phases();
-  block.phase_h = phase * (across == 2 ? 16 : across == 3 ? 11 : 8) >> 5;  // phase / across; of one there is phase 0 alone
+  block.phase_h = phase * (across == 2   ? 16
+                           : across == 3 ? 11
+                                         : 8) >>
+                  5;  // phase / across; of one there is phase 0 alone
   block.phase_w = phase - block.phase_h * across;
   const int steps = steps_of(shape, block.phase_h, block.phase_w);
   block.k_begin = 0;

@@ -88,7 +88,7 @@ struct HaloLoop {
   // Inlined, for at a call ptxas would wait for every wgmma.
   template <class Accumulator>
   __device__ __forceinline__ static void consume(const ConvShape& shape, Storage& storage, const ConvBlock&, int thread,
-                                 Accumulator& acc, Cursors& cursors) {
+                                                 Accumulator& acc, Cursors& cursors) {
     using namespace cute;
     typename Config::Mma mma;
     mma.accumulate_ = GMMA::ScaleOut::One;
