@@ -29,22 +29,18 @@ __device__ inline void load8(const float* from, float (&v)[8]) {
   *reinterpret_cast<float4*>(v + 4) = *reinterpret_cast<const float4*>(from + 4);
 }
 
-// Adds up the parts of v[part][pixel][channel] and tells the cluster mean and sum of squared differences of this
-// block's channels: statistics[rank][pixel].
-template <int Pixels, int Parts>
-__device__ void share_statistics(const Chunks& chunks, int own, float* v, int pitch, float2* statistics,
+// Tells the cluster mean and sum of squared differences of this block's channels: statistics[rank][pixel].
+template <int Pixels>
+__device__ void share_statistics(const Chunks& chunks, int own, const float* v, int pitch, float2* statistics,
                                  uint64_t* arrivals) {
   constexpr int kLanes = kThreads / Pixels;
   const int lane = static_cast<int>(threadIdx.x % kLanes), pixel = static_cast<int>(threadIdx.x / kLanes);
   const int count = chunks.channel_count(own);  // in multiples of 8
-  auto* row = reinterpret_cast<float4*>(v + pixel * pitch);
+  const auto* row = reinterpret_cast<const float4*>(v + pixel * pitch);
   float sum = 0.f, squares = 0.f;
 #pragma unroll 1
   for (int j = lane; j < count / 4; j += kLanes) {
-    float4 values = row[j];
-    if (Parts == 2) {
-      row[j] = values = values + row[Pixels * pitch / 4 + j];
-    }
+    const float4 values = row[j];
     sum += (values.x + values.y) + (values.z + values.w);
   }
   const float mean = sum_of_lanes<kLanes>(sum) * approximate_reciprocal(static_cast<float>(count));

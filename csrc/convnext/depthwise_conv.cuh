@@ -1,7 +1,10 @@
-// The depthwise 7x7 convolution of depthwise_linear: a tile's pixels with 3 more on each side come to shared memory,
-// chunk by chunk of 48 channels, and a thread convolves runs of four pixels for two channels, in float registers: of
-// each row around them it reads 10 pixels and 7 taps for 28 products a channel. Where that keeps too few warps busy,
-// two threads share a run, the rows of taps divided between them.
+// The depthwise 7x7 convolution of depthwise_linear on the tensor cores: a tile's pixels with 3 more on each side come
+// to shared memory, chunk by chunk of 48 channels, and a warp convolves a band of 4 x 8 pixels for eight channels.
+//
+// A product has 16 pixels, two rows of the band, two taps below each other times eight channels as its k, and the taps
+// as a diagonal matrix for each: seven eighths of it are zeros, and yet it takes a seventh of the instructions. Rows 0
+// and 2 with the taps 2j, 2j + 1 and rows 1 and 3 with the taps 2j - 1, 2j see the same pixels, so that of the ten rows
+// around a band 4 loads feed 8 products for each of the seven columns of taps. The taps are rounded to half precision.
 #pragma once
 
 #include "convnext/product.cuh"
@@ -22,22 +25,22 @@ struct DepthwiseLinear {
 constexpr int kTaps = 7;
 constexpr int kPatchW = 8;
 constexpr int kHaloW = kPatchW + kTaps - 1;
-constexpr int kRun = 4;     // neighbouring pixels that a thread convolves at once, for two channels
+constexpr int kBand = 4;    // rows of pixels that a warp convolves, for eight channels
 constexpr int kChunk = 48;  // channels
-constexpr int kPairs = kChunk / 2;
 constexpr int kVectors = kChunk / 8;
-// Elements between rows of the halo: runs below each other, which a warp reads at once, begin 24 banks apart.
-constexpr int kHaloPitch = kHaloW * kChunk + 16;
+// Elements between pixels of the halo: an odd multiple of 16 bytes, so that eight of them lie in different banks.
+constexpr int kPixelPitch = kChunk + 8;
+constexpr int kHaloPitch = kHaloW * kPixelPitch;
 
 // Where a block's shared memory has what, the same in every block of a cluster. At 0 the halos and taps of two chunks,
 // in their place later the normalised pixels a, which all blocks of the cluster send when all have convolved, and in
 // theirs and the weights' the sums.
-template <class Product, int PatchH, int Parts>
+template <class Product, int PatchH>
 struct DepthwiseMemory {
   static constexpr int kPixels = PatchH * kPatchW;
   static constexpr size_t kHaloBytes = sizeof(__half) * (PatchH + kTaps - 1) * kHaloPitch;
-  static constexpr size_t kTapBytes = sizeof(float) * (kTaps * kTaps + 1) * kChunk;  // the last row is the bias
-  static constexpr size_t kSlotBytes = kHaloBytes + kTapBytes;
+  static constexpr size_t kTapBytes = sizeof(uint4) * kTaps * kChunk;
+  static constexpr size_t kSlotBytes = kHaloBytes + kTapBytes + sizeof(float) * kChunk;  // at its end their bias
 
   int most;  // chunks of a block
   int pitch_a, pitch_v;
@@ -46,12 +49,12 @@ struct DepthwiseMemory {
   LPKERNELS_HOST_DEVICE DepthwiseMemory(int channels, int cluster) {
     most = share_of(ceil_div(channels, kChunk), cluster);
     pitch_a = row_pitch(padded_depth(channels));
-    pitch_v = most * kChunk;
+    pitch_v = most * kChunk + 8;  // four rows that a warp writes lie in different banks
     const size_t slots = (most < 2 ? most : 2) * kSlotBytes, a = sizeof(__half) * kPixels * pitch_a;
     weights = a > slots ? a : slots;
     const size_t end = weights + Product::kWeightBytes;
     convolved = end > Product::kStagedBytes ? end : Product::kStagedBytes;  // v, then squares by slice
-    statistics = convolved + Parts * sizeof(float) * kPixels * pitch_v;
+    statistics = convolved + sizeof(float) * kPixels * pitch_v;
     arrivals = statistics + sizeof(float2) * cluster * kPixels;  // of statistics, and of a
     bias = arrivals + 2 * sizeof(uint64_t);
     bytes = bias + sizeof(float) * Product::kColumns;
@@ -59,21 +62,35 @@ struct DepthwiseMemory {
   }
 };
 
-// Asks for a chunk's taps and, as their last row, its bias: taps[50][48].
-__device__ inline void load_taps(const DepthwiseLinear& p, int chunk, float* taps) {
-  constexpr int kQuads = kChunk / 4, kRows = kThreads / kQuads;
-  const int first = static_cast<int>(threadIdx.x / kQuads), quad = static_cast<int>(threadIdx.x % kQuads);
-  const int c = chunk * kChunk + quad * 4;
-  const bool exists = c < p.channels;
+// A column of a channel's taps, for each of the first threads: loaded and stored apart, so that other loads come
+// between.
+struct Taps {
+  float column[kTaps];
+  bool takes_part;
+
+  __device__ void load(const DepthwiseLinear& p, int chunk, float* bias) {
+    const int c = chunk * kChunk + static_cast<int>(threadIdx.x % kChunk);
+    takes_part = threadIdx.x < kTaps * kChunk;
+    const bool exists = takes_part && c < p.channels;
+    const float* from = p.taps + static_cast<int>(threadIdx.x / kChunk) * p.channels + c;
 #pragma unroll
-  for (int i = 0; i < ceil_div(kTaps * kTaps + 1, kRows); ++i) {
-    const int tap = first + i * kRows;
-    const float* row = tap < kTaps * kTaps ? p.taps + tap * p.channels : p.taps_bias;
-    if (first < kRows && tap <= kTaps * kTaps) {
-      copy_async(taps + tap * kChunk + quad * 4, row + c, exists);
+    for (int i = 0; i < kTaps; ++i) {
+      column[i] = load_constant(from + i * kTaps * p.channels, exists);
+    }
+    if (threadIdx.x < kChunk / 4) {
+      const int quad = 4 * static_cast<int>(threadIdx.x);
+      copy_async(bias + quad, p.taps_bias + chunk * kChunk + quad, chunk * kChunk + quad < p.channels);
     }
   }
-}
+
+  // taps[column][channel]: seven halves and a zero.
+  __device__ void store(uint4* taps) const {
+    if (takes_part) {
+      taps[threadIdx.x] = make_uint4(halves(column[0], column[1]), halves(column[2], column[3]),
+                                     halves(column[4], column[5]), halves(column[6], 0.f));
+    }
+  }
+};
 
 // A thread's part of a chunk of the tile's pixels and of those 3 around it: eight channels of a pixel in every kRows-th
 // row. What does not depend on the chunk is known before the wait for the kernel ahead.
@@ -95,11 +112,11 @@ struct Halo {
     exists = x >= 0 && x < p.width;
   }
 
-  // Asks for halo[row][column][48], zeros outside the image.
+  // Asks for halo[row][column][channel], zeros outside the image.
   __device__ void load(const DepthwiseLinear& p, int chunk, __half* halo) const {
     const int c = chunk * kChunk;
     const bool channels_exist = exists && c + channel < p.channels;
-    __half* to = halo + first * kHaloPitch + static_cast<int>(threadIdx.x / kVectors % kHaloW) * kChunk + channel;
+    __half* to = halo + first * kHaloPitch + static_cast<int>(threadIdx.x / kVectors % kHaloW) * kPixelPitch + channel;
 #pragma unroll
     for (int i = 0; i < ceil_div(PatchH + kTaps - 1, kRows); ++i) {
       const int row = i * kRows;
@@ -111,50 +128,52 @@ struct Halo {
   }
 };
 
-// v[part][pixel][channel], rows of `pitch`, of so many chunks whose halos and taps lie `slot` bytes apart. A part has
-// some rows of the taps.
-template <int PatchH, int Parts>
-__device__ void convolve(int chunks, const unsigned char* halos, const unsigned char* all_taps, size_t slot, float* v,
-                         int pitch) {
-  constexpr unsigned kRuns = PatchH * kPatchW / kRun, kRows = ceil_div(kTaps, Parts);
+// v[pixel][channel], rows of `pitch`, of so many chunks, whose halos, taps and biases lie `slot` bytes apart.
+template <int PatchH>
+__device__ void convolve(int chunks, const unsigned char* slots, size_t slot, float* v, int pitch) {
+  constexpr size_t kTapsAt = sizeof(__half) * (PatchH + kTaps - 1) * kHaloPitch;
+  constexpr int kBands = PatchH / kBand;
+  const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+  // A lane has the columns 2t and 2t + 1 of the diagonal matrix's row g. These put a tap, the lower or the upper half
+  // of a word, into the half that lies on the diagonal.
+  const unsigned lower = g / 2 != t ? 0x4444 : g % 2 == 0 ? 0x4410 : 0x1044;
+  const unsigned upper = g / 2 != t ? 0x4444 : g % 2 == 0 ? 0x4432 : 0x3244;
 #pragma unroll 1
-  for (unsigned item = threadIdx.x; item < chunks * kPairs * kRuns * Parts; item += kThreads) {
-    const int pair = item % kPairs, run = item / kPairs % kRuns, part = item / (kPairs * kRuns) % Parts;
-    const int chunk = item / (kPairs * kRuns * Parts), top = run % PatchH, left = run / PatchH * kRun;
-    const int first = part * kRows, end = min(first + static_cast<int>(kRows), kTaps);
-    const auto* pixels = reinterpret_cast<const __half2*>(halos + chunk * slot) +
-                         ((top + first) * kHaloPitch + left * kChunk) / 2 + pair;
-    const auto* taps = reinterpret_cast<const float2*>(all_taps + chunk * slot) + pair;
-    const float2 start = part == 0 ? taps[kTaps * kTaps * kPairs] : make_float2(0.f, 0.f);
-    taps += first * kTaps * kPairs;
-    float2 sums[kRun];
+  for (int unit = static_cast<int>(threadIdx.x / 32); unit < chunks * kVectors * kBands; unit += kWarps) {
+    const int vector = unit % kVectors, band = unit / kVectors % kBands, chunk = unit / (kVectors * kBands);
+    const unsigned char* own = slots + chunk * slot;
+    const int row = band * kBand + lane / 8 % 2 * 2 + lane / 16;  // 0, 2, 1, 3
+    const __half* pixels =
+        reinterpret_cast<const __half*>(own) + row * kHaloPitch + lane % 8 * kPixelPitch + vector * 8;
+    const uint4* taps = reinterpret_cast<const uint4*>(own + kTapsAt) + vector * 8 + g;
+    const float2 bias = reinterpret_cast<const float2*>(own + kTapsAt + sizeof(uint4) * kTaps * kChunk)[vector * 4 + t];
+    // [rows 0 and 2 or 1 and 3]; two of each, for a product waits for the one whose sum it continues
+    float sums[2][2][4] = {};
 #pragma unroll
-    for (float2& sum : sums) {
-      sum = start;
+    for (auto& sum : sums[0]) {
+      sum[0] = sum[2] = bias.x;
+      sum[1] = sum[3] = bias.y;
     }
-#pragma unroll 1  // straight through, the instructions would have to be fetched seven times as often as they are used
-    for (int row = first; row < end; ++row, pixels += kHaloPitch / 2, taps += kTaps * kPairs) {
-      float2 w[kTaps];
 #pragma unroll
-      for (int i = 0; i < kTaps; ++i) {
-        w[i] = taps[i * kPairs];
-      }
+    for (int column = 0; column < kTaps; ++column) {
+      const uint4 packed = taps[column * kChunk];
+      const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+      const auto tap = [&](int i) {
+        return i < 0 || i == kTaps ? 0 : __byte_perm(words[i / 2], 0, i % 2 == 0 ? lower : upper);
+      };
 #pragma unroll
-      for (int column = 0; column < kRun + kTaps - 1; ++column) {
-        const float2 value = __half22float2(pixels[column * kPairs]);
-#pragma unroll
-        for (int i = 0; i < kRun; ++i) {
-          if (column >= i && column < i + kTaps) {
-            sums[i].x = fmaf(value.x, w[column - i].x, sums[i].x);
-            sums[i].y = fmaf(value.y, w[column - i].y, sums[i].y);
-          }
-        }
+      for (int i = 0; i < kTaps; i += 2) {
+        uint32_t rows[4];
+        load_matrices(rows, pixels + i * kHaloPitch + column * kPixelPitch);
+        multiply_add(sums[i / 2 % 2][0], rows, tap(i), tap(i + 1));
+        multiply_add(sums[i / 2 % 2][1], rows, tap(i - 1), tap(i));
       }
     }
-    float* to = v + ((part * PatchH + top) * kPatchW + left) * pitch + chunk * kChunk + 2 * pair;
+    float* to = v + (band * kBand * kPatchW + g) * pitch + chunk * kChunk + vector * 8 + 2 * t;
 #pragma unroll
-    for (int i = 0; i < kRun; ++i) {
-      *reinterpret_cast<float2*>(to + i * pitch) = sums[i];
+    for (int i = 0; i < 4; ++i) {
+      const auto at = [&](int half) { return sums[0][i % 2][i / 2 * 2 + half] + sums[1][i % 2][i / 2 * 2 + half]; };
+      *reinterpret_cast<float2*>(to + i * kPatchW * pitch) = make_float2(at(0), at(1));
     }
   }
 }

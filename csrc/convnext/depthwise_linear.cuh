@@ -9,13 +9,12 @@
 // distributed shared memory, so that the convolution is repeated little (twice in the third published stage, eight
 // times in the last, whose tiles are few). Weights, taps and biases are loaded before the wait for the kernel ahead.
 //
-// Published stages 4096 x 96 .. 64 x 768 (pixels x channels), 128 blocks of 16 warps each, two to a multiprocessor: 1.2
-// M products of the tensor cores a block; 64, 32, 32, 32 pixels x 48, 48, 48, 96 channels to convolve, by 12 warps;
-// bytes a block: 74 KB of weights (37 in the first stage) before the wait, 13 to 27 KB of x after it. By count,
-// instructions of a warp: 350 before the wait, and after it 45 for x, 410 convolution (720 in the first and last), 210
-// norm and two exchanges, 100 product, 20 to stage, 270 to finish (800 in the first). In clocks, with four warps a
-// scheduler: x 800, convolution 1300 (2100), norm and two exchanges 1100, product 500, GELU and stores 800 (2400 in the
-// first): 2.6 microseconds, 3.9 in the first, 3.1 in the last.
+// Published stages 4096 x 96 .. 64 x 768 (pixels x channels), 128 blocks of 16 warps each, one to a multiprocessor
+// beside one of grn_linear: 1.2 M products of the tensor cores a block; 64, 32, 32, 32 pixels x 48, 48, 48, 96 channels
+// to convolve, by 12, 6, 6, 12 warps; bytes a block: 74 KB of weights (37 in the first stage) before the wait, 13 to 27
+// KB of x after it. By count, instructions of a warp in the third stage: 310 before the wait, and after it 150 for x,
+// 270 convolution, 250 norm and two exchanges, 90 product, 30 to stage, 300 to finish. It is a sequence of waits, for x
+// out of the L2, for tensor cores and for the other blocks of the cluster.
 #pragma once
 
 #include "convnext/cluster_norm.cuh"
@@ -74,12 +73,12 @@ __device__ void finish(const DepthwiseLinear& p, const float* staged, const floa
 }
 
 // Grid: (column blocks, tiles of an image, images), clusters along the columns.
-template <int PatchH, int GroupsK, int Parts>
+template <int PatchH, int GroupsK>
 __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __grid_constant__ DepthwiseLinear p) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   constexpr int kPixels = PatchH * kPatchW;
-  using Product = HeldProduct<kPixels / kWarpRows, GroupsK>;
-  using Memory = DepthwiseMemory<Product, PatchH, Parts>;
+  using Product = HeldProduct<kPixels / kWarpRows, GroupsK, /*Held=*/0>;
+  using Memory = DepthwiseMemory<Product, PatchH>;
   const Memory at(p.channels, p.cluster);
   unsigned char* memory = shared_memory();
   auto* a = reinterpret_cast<__half*>(memory);
@@ -88,8 +87,9 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
   auto* v = reinterpret_cast<float*>(memory + at.convolved);
   const auto halo = [&](int i) { return reinterpret_cast<__half*>(memory + i * Memory::kSlotBytes); };
   const auto taps = [&](int i) {
-    return reinterpret_cast<float*>(memory + i * Memory::kSlotBytes + Memory::kHaloBytes);
+    return reinterpret_cast<uint4*>(memory + i * Memory::kSlotBytes + Memory::kHaloBytes);
   };
+  const auto taps_bias = [&](int i) { return reinterpret_cast<float*>(taps(i) + kTaps * kChunk); };
   const Chunks chunks(p.channels, p.cluster, ceil_div(p.channels, kChunk));
   const int own = static_cast<int>(blockIdx.x) & (p.cluster - 1);
   const int count = chunks.count(own), image = blockIdx.z, tile = blockIdx.y, tiles_w = ceil_div(p.width, kPatchW);
@@ -97,10 +97,20 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
   const int first_n = static_cast<int>(blockIdx.x) * Product::kColumns;
 
   let_next_kernel_start();
+  Taps columns[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (i < count) {
+      columns[i].load(p, chunks.chunk(own, i), taps_bias(i));
+    }
+  }
   Product product;
   product.load_weights(p.weight, first_n, p.outputs, 0, p.channels, weights);
-  for (int i = 0; i < 2 && i < count; ++i) {
-    load_taps(p, chunks.chunk(own, i), taps(i));
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (i < count) {
+      columns[i].store(taps(i));
+    }
   }
   auto* bias = reinterpret_cast<float*>(memory + at.bias);
   if (threadIdx.x < Product::kQuads) {
@@ -126,20 +136,20 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
 #pragma unroll 1
     for (int i = 0; i < chunks_here; ++i) {
       if (first > 0) {
-        load_taps(p, chunks.chunk(own, first + i), taps(i));
+        columns[0].load(p, chunks.chunk(own, first + i), taps_bias(i));
+        columns[0].store(taps(i));
       }
       source.load(p, chunks.chunk(own, first + i), halo(i));
     }
     commit_copies();
     wait_for_copies<0>();
     __syncthreads();
-    convolve<PatchH, Parts>(chunks_here, memory, memory + Memory::kHaloBytes, Memory::kSlotBytes, v + first * kChunk,
-                            at.pitch_v);
+    convolve<PatchH>(chunks_here, memory, Memory::kSlotBytes, v + first * kChunk, at.pitch_v);
   }
   wait_for_cluster();  // all of its blocks run: their memory may be written
   __syncthreads();
 
-  share_statistics<kPixels, Parts>(chunks, own, v, at.pitch_v, statistics, arrivals);
+  share_statistics<kPixels>(chunks, own, v, at.pitch_v, statistics, arrivals);
   const int padding = (padded_depth(p.channels) - p.channels) / 8;  // of a, which takes the halos' place
   if (threadIdx.x < kPixels) {
     auto* row = reinterpret_cast<uint4*>(a + static_cast<int>(threadIdx.x) * at.pitch_a + p.channels);
@@ -149,7 +159,6 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
     }
   }
   wait_for_bytes(arrivals);
-  __syncwarp();  // v is read by other lanes than those that added up its parts
   share_normalized<kPixels>(chunks, own, v, at.pitch_v, statistics, a, at.pitch_a, arrivals + 1);
   wait_for_bytes(arrivals + 1);
   __syncthreads();
@@ -163,19 +172,19 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
 }
 
 // An instance of the kernel, for so many channels as a block holds weights of.
-template <int PatchH, int GroupsK, int Parts>
+template <int PatchH, int GroupsK>
 struct DepthwiseVariant {
-  using Product = HeldProduct<PatchH * kPatchW / kWarpRows, GroupsK>;
-  static constexpr auto kKernel = &depthwise_linear_kernel<PatchH, GroupsK, Parts>;
+  using Product = HeldProduct<PatchH * kPatchW / kWarpRows, GroupsK, /*Held=*/0>;
+  static constexpr auto kKernel = &depthwise_linear_kernel<PatchH, GroupsK>;
 
   static size_t shared_bytes(int channels, int cluster) {
-    return DepthwiseMemory<Product, PatchH, Parts>(channels, cluster).bytes;
+    return DepthwiseMemory<Product, PatchH>(channels, cluster).bytes;
   }
 };
-using LargeDepthwise = DepthwiseVariant</*PatchH=*/8, /*GroupsK=*/1, /*Parts=*/1>;  // many pixels, 96 channels
-using NarrowDepthwise = DepthwiseVariant<4, 2, 2>;                                  // 192 channels
-using MiddleDepthwise = DepthwiseVariant<4, 4, 2>;                                  // 384
-using WideDepthwise = DepthwiseVariant<4, 8, 1>;                                    // 768
+using LargeDepthwise = DepthwiseVariant</*PatchH=*/8, /*GroupsK=*/1>;  // many pixels, 96 channels
+using NarrowDepthwise = DepthwiseVariant<4, 2>;                        // 192 channels
+using MiddleDepthwise = DepthwiseVariant<4, 4>;                        // 384
+using WideDepthwise = DepthwiseVariant<4, 8>;                          // 768
 
 // Rows of a tile. lpkernels/ref/depthwise_linear.py has the same rule: `squares` has a row for each tile.
 inline int patch_height(const DepthwiseLinear& p) {

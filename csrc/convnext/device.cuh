@@ -31,6 +31,21 @@ __device__ inline uint32_t load_constant(const __half* from, bool exists) {
   return v;
 }
 
+// A float that no kernel writes, zero unless it exists; volatile for the same reason.
+__device__ inline float load_constant(const float* from, bool exists) {
+  float v;
+  asm volatile(
+      "{\n"
+      ".reg .pred exists;\n"
+      "setp.ne.b32 exists, %2, 0;\n"
+      "mov.b32 %0, 0;\n"
+      "@exists ld.global.nc.f32 %0, [%1];\n"
+      "}"
+      : "=&f"(v)
+      : "l"(from), "r"(static_cast<int>(exists)));
+  return v;
+}
+
 // Four floats that no kernel writes.
 __device__ inline float4 load_constant(const float* from) {
   float4 v;

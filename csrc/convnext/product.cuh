@@ -2,9 +2,9 @@
 // k].
 //
 // A is in shared memory, a row's k next to each other; W (N, K) is loaded by the first instructions of a kernel, before
-// the kernel ahead of it has ended: a third of it to registers, the rest to shared memory, so that two blocks of 16
-// warps fit on a multiprocessor. GroupsK of the warps share a product's k, GroupsM its rows and the others its columns:
-// a warp owns 32 rows, 24 columns and 96 products of each sum.
+// the kernel ahead of it has ended: Held of three steps of it to registers, the rest to shared memory. GroupsK of the
+// warps share a product's k, GroupsM its rows and the others its columns: a warp owns 32 rows, 24 columns and 96
+// products of each sum.
 #pragma once
 
 #include "common/host_device.h"
@@ -62,13 +62,13 @@ __device__ float sum_of_lanes(float v) {
   return v;
 }
 
-template <int GroupsM, int GroupsK>
+template <int GroupsM, int GroupsK, int Held>
 struct HeldProduct {
   static constexpr int kRows = GroupsM * kWarpRows;
   static constexpr int kColumns = kWarps / GroupsM / GroupsK * kWarpColumns;  // of a block
   static constexpr int kGroups = GroupsK;
   static constexpr int kDepth = GroupsK * kSteps * kStep;  // the most k that a block holds weights of
-  static constexpr int kHeld = 1;                          // steps whose weights are in registers
+  static constexpr int kHeld = Held;                       // steps whose weights are in registers
   static constexpr int kTiles = kWarpColumns / 8;
   static constexpr size_t kWeightBytes = sizeof(uint4) * (kSteps - kHeld) * kTiles * kThreads;
   static constexpr int kPitch = kColumns + 8;  // floats between rows of sums: four of a warp's lie in different banks
@@ -77,7 +77,7 @@ struct HeldProduct {
   static constexpr int kQuads = kColumns / 4;
   static constexpr int kSlices = 3 * kThreads / 4 / kQuads;
 
-  uint32_t weights[kHeld][kTiles][4];
+  uint32_t weights[kHeld > 0 ? kHeld : 1][kTiles][4];
   float sums[kWarpRows / 16][kTiles][4];
 
   __device__ static int warp() { return static_cast<int>(threadIdx.x / 32); }

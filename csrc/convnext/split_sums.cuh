@@ -6,7 +6,7 @@
 
 namespace lpkernels::convnext {
 
-using SplitProduct = HeldProduct</*GroupsM=*/1, /*GroupsK=*/4>;
+using SplitProduct = HeldProduct</*GroupsM=*/1, /*GroupsK=*/4, /*Held=*/1>;
 
 // Where a block's shared memory has what: at 0 a, and in its and the weights' place the sums of the groups of warps.
 struct SplitMemory {

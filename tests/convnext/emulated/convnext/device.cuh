@@ -55,6 +55,15 @@ inline float2 __half22float2(__half2 v) {
 inline __half2 __floats2half2_rn(float x, float y) {
   return {static_cast<__half>(x), static_cast<__half>(y)};
 }
+// The bytes of y:x that the four lowest digits of `which` name.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned which) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= static_cast<unsigned>(bytes >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
+  }
+  return result;
+}
 inline float rsqrtf(float v) {
   return 1.f / std::sqrt(v);
 }
@@ -253,6 +262,10 @@ inline uint32_t load_constant(const __half* from, bool exists) {
     std::memcpy(&v, from, sizeof(v));
   }
   return v;
+}
+
+inline float load_constant(const float* from, bool exists) {
+  return exists ? *from : 0.f;
 }
 
 inline float4 load_constant(const float* from) {
