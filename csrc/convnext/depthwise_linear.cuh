@@ -73,11 +73,11 @@ __device__ void finish(const DepthwiseLinear& p, const float* staged, const floa
 }
 
 // Grid: (column blocks, tiles of an image, images), clusters along the columns.
-template <int PatchH, int GroupsK>
+template <int PatchH, int GroupsK, int Held>
 __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __grid_constant__ DepthwiseLinear p) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   constexpr int kPixels = PatchH * kPatchW;
-  using Product = HeldProduct<kPixels / kWarpRows, GroupsK, /*Held=*/0>;
+  using Product = HeldProduct<kPixels / kWarpRows, GroupsK, Held>;
   using Memory = DepthwiseMemory<Product, PatchH>;
   const Memory at(p.channels, p.cluster);
   unsigned char* memory = shared_memory();
@@ -172,19 +172,19 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
 }
 
 // An instance of the kernel, for so many channels as a block holds weights of.
-template <int PatchH, int GroupsK>
+template <int PatchH, int GroupsK, int Held>
 struct DepthwiseVariant {
-  using Product = HeldProduct<PatchH * kPatchW / kWarpRows, GroupsK, /*Held=*/0>;
-  static constexpr auto kKernel = &depthwise_linear_kernel<PatchH, GroupsK>;
+  using Product = HeldProduct<PatchH * kPatchW / kWarpRows, GroupsK, Held>;
+  static constexpr auto kKernel = &depthwise_linear_kernel<PatchH, GroupsK, Held>;
 
   static size_t shared_bytes(int channels, int cluster) {
     return DepthwiseMemory<Product, PatchH>(channels, cluster).bytes;
   }
 };
-using LargeDepthwise = DepthwiseVariant</*PatchH=*/8, /*GroupsK=*/1>;  // many pixels, 96 channels
-using NarrowDepthwise = DepthwiseVariant<4, 2>;                        // 192 channels
-using MiddleDepthwise = DepthwiseVariant<4, 4>;                        // 384
-using WideDepthwise = DepthwiseVariant<4, 8>;                          // 768
+using LargeDepthwise = DepthwiseVariant</*PatchH=*/8, /*GroupsK=*/1, /*Held=*/0>;  // many pixels, 96 channels
+using NarrowDepthwise = DepthwiseVariant<4, 2, 0>;                                 // 192 channels
+using MiddleDepthwise = DepthwiseVariant<4, 4, 0>;                                 // 384
+using WideDepthwise = DepthwiseVariant<4, 8, 1>;                                   // 768
 
 // Rows of a tile. lpkernels/ref/depthwise_linear.py has the same rule: `squares` has a row for each tile.
 inline int patch_height(const DepthwiseLinear& p) {
