@@ -28,38 +28,17 @@ constexpr int kHaloW = kPatchW + kTaps - 1;
 constexpr int kBand = 4;    // rows of pixels that a warp convolves, for eight channels
 constexpr int kChunk = 48;  // channels
 constexpr int kVectors = kChunk / 8;
-// Elements between pixels of the halo: an odd multiple of 16 bytes, so that eight of them lie in different banks.
+// Elements between pixels of the halo and of v: an odd multiple of 16 bytes, so that eight of them lie in different
+// banks.
 constexpr int kPixelPitch = kChunk + 8;
 constexpr int kHaloPitch = kHaloW * kPixelPitch;
 
-// Where a block's shared memory has what, the same in every block of a cluster. At 0 the halos and taps of two chunks,
-// in their place later the normalised pixels a, which all blocks of the cluster send when all have convolved, and in
-// theirs and the weights' the sums.
-template <class Product, int PatchH>
-struct DepthwiseMemory {
-  static constexpr int kPixels = PatchH * kPatchW;
-  static constexpr size_t kHaloBytes = sizeof(__half) * (PatchH + kTaps - 1) * kHaloPitch;
-  static constexpr size_t kTapBytes = sizeof(uint4) * kTaps * kChunk;
-  static constexpr size_t kSlotBytes = kHaloBytes + kTapBytes + sizeof(float) * kChunk;  // at its end their bias
-
-  int most;  // chunks of a block
-  int pitch_a, pitch_v;
-  size_t weights, convolved, statistics, arrivals, bias, bytes;
-
-  LPKERNELS_HOST_DEVICE DepthwiseMemory(int channels, int cluster) {
-    most = share_of(ceil_div(channels, kChunk), cluster);
-    pitch_a = row_pitch(padded_depth(channels));
-    pitch_v = most * kChunk + 8;  // four rows that a warp writes lie in different banks
-    const size_t slots = (most < 2 ? most : 2) * kSlotBytes, a = sizeof(__half) * kPixels * pitch_a;
-    weights = a > slots ? a : slots;
-    const size_t end = weights + Product::kWeightBytes;
-    convolved = end > Product::kStagedBytes ? end : Product::kStagedBytes;  // v, then squares by slice
-    statistics = convolved + sizeof(float) * kPixels * pitch_v;
-    arrivals = statistics + sizeof(float2) * cluster * kPixels;  // of statistics, and of a
-    bias = arrivals + 2 * sizeof(uint64_t);
-    bytes = bias + sizeof(float) * Product::kColumns;
-    static_assert(sizeof(float4) * Product::kQuads * Product::kSlices <= sizeof(float) * kPixels * kChunk);
-  }
+// Where the place of a chunk that is to be convolved has its halo, taps and their bias.
+template <int PatchH>
+struct Slot {
+  static constexpr size_t kTaps = sizeof(__half) * (PatchH + convnext::kTaps - 1) * kHaloPitch;
+  static constexpr size_t kBias = kTaps + sizeof(uint4) * convnext::kTaps * kChunk;
+  static constexpr size_t kBytes = kBias + sizeof(float) * kChunk;
 };
 
 // A column of a channel's taps, for each of the first threads: loaded and stored apart, so that other loads come
@@ -128,10 +107,9 @@ struct Halo {
   }
 };
 
-// v[pixel][channel], rows of `pitch`, of so many chunks, whose halos, taps and biases lie `slot` bytes apart.
+// v[chunk][pixel][channel], rounded, of so many chunks.
 template <int PatchH>
-__device__ void convolve(int chunks, const unsigned char* slots, size_t slot, float* v, int pitch) {
-  constexpr size_t kTapsAt = sizeof(__half) * (PatchH + kTaps - 1) * kHaloPitch;
+__device__ void convolve(int chunks, const unsigned char* slots, __half* v) {
   constexpr int kBands = PatchH / kBand;
   const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
   // A lane has the columns 2t and 2t + 1 of the diagonal matrix's row g. These put a tap, the lower or the upper half
@@ -141,12 +119,12 @@ __device__ void convolve(int chunks, const unsigned char* slots, size_t slot, fl
 #pragma unroll 1
   for (int unit = static_cast<int>(threadIdx.x / 32); unit < chunks * kVectors * kBands; unit += kWarps) {
     const int vector = unit % kVectors, band = unit / kVectors % kBands, chunk = unit / (kVectors * kBands);
-    const unsigned char* own = slots + chunk * slot;
+    const unsigned char* own = slots + chunk * Slot<PatchH>::kBytes;
     const int row = band * kBand + lane / 8 % 2 * 2 + lane / 16;  // 0, 2, 1, 3
     const __half* pixels =
         reinterpret_cast<const __half*>(own) + row * kHaloPitch + lane % 8 * kPixelPitch + vector * 8;
-    const uint4* taps = reinterpret_cast<const uint4*>(own + kTapsAt) + vector * 8 + g;
-    const float2 bias = reinterpret_cast<const float2*>(own + kTapsAt + sizeof(uint4) * kTaps * kChunk)[vector * 4 + t];
+    const uint4* taps = reinterpret_cast<const uint4*>(own + Slot<PatchH>::kTaps) + vector * 8 + g;
+    const float2 bias = reinterpret_cast<const float2*>(own + Slot<PatchH>::kBias)[vector * 4 + t];
     // [rows 0 and 2 or 1 and 3]; two of each, for a product waits for the one whose sum it continues
     float sums[2][2][4] = {};
 #pragma unroll
@@ -169,11 +147,11 @@ __device__ void convolve(int chunks, const unsigned char* slots, size_t slot, fl
         multiply_add(sums[i / 2 % 2][1], rows, tap(i - 1), tap(i));
       }
     }
-    float* to = v + (band * kBand * kPatchW + g) * pitch + chunk * kChunk + vector * 8 + 2 * t;
+    __half* to = v + ((chunk * PatchH + band * kBand) * kPatchW + g) * kPixelPitch + vector * 8 + 2 * t;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const auto at = [&](int half) { return sums[0][i % 2][i / 2 * 2 + half] + sums[1][i % 2][i / 2 * 2 + half]; };
-      *reinterpret_cast<float2*>(to + i * kPatchW * pitch) = make_float2(at(0), at(1));
+      *reinterpret_cast<uint32_t*>(to + i * kPatchW * kPixelPitch) = halves(at(0), at(1));
     }
   }
 }

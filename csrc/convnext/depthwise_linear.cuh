@@ -5,19 +5,19 @@
 //
 // Layouts: x (B, H, W, C), taps (7, 7, C) float, W (N, C), h (B, H, W, N), squares (B, tiles, N). A block owns a tile
 // of PatchH x 8 pixels of an image and kColumns of the N outputs. The blocks of a cluster have the same tile: each
-// convolves every `cluster`-th chunk of 48 channels, then they exchange means and the normalised pixels through
-// distributed shared memory, so that the convolution is repeated little (twice in the third published stage, eight
-// times in the last, whose tiles are few). Weights, taps and biases are loaded before the wait for the kernel ahead.
+// convolves some chunks of 48 channels, rounds v to half precision and sends it to the others, so that the convolution
+// is repeated little (twice in the third published stage, eight times in the last, whose tiles are few). The product is
+// that of v: the norm is applied to its sums. Weights, taps, biases and the weights' sums are ready before the wait for
+// the kernel ahead.
 //
-// Published stages 4096 x 96 .. 64 x 768 (pixels x channels), 128 blocks of 16 warps each, one to a multiprocessor
-// beside one of grn_linear: 1.2 M products of the tensor cores a block; 64, 32, 32, 32 pixels x 48, 48, 48, 96 channels
-// to convolve, by 12, 6, 6, 12 warps; bytes a block: 74 KB of weights (37 in the first stage) before the wait, 13 to 27
-// KB of x after it. By count, instructions of a warp in the third stage: 310 before the wait, and after it 150 for x,
-// 270 convolution, 250 norm and two exchanges, 90 product, 30 to stage, 300 to finish. It is a sequence of waits, for x
-// out of the L2, for tensor cores and for the other blocks of the cluster.
+// Published stages 4096 x 96 .. 64 x 768 (pixels x channels), 128 blocks of 16 warps each, two to a multiprocessor: 1.2
+// M products of the tensor cores a block, and a quarter more (half in the last stage) for the sums of v; 64, 32, 32, 32
+// pixels x 48, 48, 48, 96 channels to convolve, by 12, 6, 6, 12 warps; bytes a block: 74 KB of weights before the wait,
+// 13 to 27 KB of x after it, 7 to 50 KB from the cluster. It is a sequence of waits, for x out of the L2, for tensor
+// cores and for the other blocks of the cluster.
 #pragma once
 
-#include "convnext/cluster_norm.cuh"
+#include "convnext/depthwise_exchange.cuh"
 
 namespace lpkernels::convnext {
 
@@ -32,10 +32,11 @@ __device__ inline float gelu(float v) {
   return fmaf(series * (t * size), approximate_exp2(-0.7213475204444817f * v * v), fmaxf(v, 0.f));
 }
 
-// Bias, GELU, h, and the tile's sums of squares in a fixed order.
-template <class Product, int PatchH>
-__device__ void finish(const DepthwiseLinear& p, const float* staged, const float* bias, int image, int tile, int top,
-                       int left, int first_n, float4* partial) {
+// Layer norm, bias, GELU, h, and the tile's sums of squares in a fixed order. targets: of the tile's pixels in the
+// image, negative outside.
+template <class Product>
+__device__ void finish(const DepthwiseLinear& p, const float* staged, const float2* norms, const int* targets,
+                       const float* weight_totals, const float* bias, int first_n, float4* partial) {
   constexpr int kQuads = Product::kQuads, kSlices = Product::kSlices;
   const int slice = static_cast<int>(threadIdx.x / kQuads), column = static_cast<int>(threadIdx.x % kQuads) * 4;
   const int n = first_n + column;
@@ -43,16 +44,23 @@ __device__ void finish(const DepthwiseLinear& p, const float* staged, const floa
   if (slice < kSlices) {
     if (n < p.outputs) {
       const float4 own_bias = *reinterpret_cast<const float4*>(bias + column);
-      __half* h = p.h + ((int64_t{image} * p.height + top) * p.width + left) * p.outputs + n;
+      const float4 totals = *reinterpret_cast<const float4*>(weight_totals + column);
+      __half* h = p.h + int64_t{blockIdx.z} * p.height * p.width * p.outputs + n;
 #pragma unroll 2  // more would be fetched for a single use
       for (int i = 0; i < Product::kRows / kSlices; ++i) {
-        const int pixel = slice + i * kSlices, y = pixel / kPatchW, x = pixel % kPatchW;
-        if (top + y >= p.height || left + x >= p.width) {
+        const int pixel = slice + i * kSlices, target = targets[pixel];
+        if (target < 0) {
           continue;
         }
-        const float4 sum = own_bias + Product::staged_sum(staged, pixel, column);
-        const uint2 rounded = make_uint2(halves(gelu(sum.x), gelu(sum.y)), halves(gelu(sum.z), gelu(sum.w)));
-        *reinterpret_cast<uint2*>(h + int64_t{y * p.width + x} * p.outputs) = rounded;
+        const float2 norm = norms[pixel];
+        const float4 sum = Product::staged_sum(staged, pixel, column);
+        const auto value = [&](float sum, float total, float bias) {
+          return gelu(fmaf(fmaf(-norm.x, total, sum), norm.y, bias));
+        };
+        const uint2 rounded =
+            make_uint2(halves(value(sum.x, totals.x, own_bias.x), value(sum.y, totals.y, own_bias.y)),
+                       halves(value(sum.z, totals.z, own_bias.z), value(sum.w, totals.w, own_bias.w)));
+        *reinterpret_cast<uint2*>(h + int64_t{target} * p.outputs) = rounded;
         const float2 first = floats(rounded.x), second = floats(rounded.y);
         squares.x = fmaf(first.x, first.x, squares.x);
         squares.y = fmaf(first.y, first.y, squares.y);
@@ -68,7 +76,7 @@ __device__ void finish(const DepthwiseLinear& p, const float* staged, const floa
     for (int i = 1; i < kSlices; ++i) {
       squares = squares + partial[i * kQuads + threadIdx.x];
     }
-    *reinterpret_cast<float4*>(p.squares + (int64_t{image} * gridDim.y + tile) * p.outputs + n) = squares;
+    *reinterpret_cast<float4*>(p.squares + (int64_t{blockIdx.z} * gridDim.y + blockIdx.y) * p.outputs + n) = squares;
   }
 }
 
@@ -81,18 +89,25 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
   using Memory = DepthwiseMemory<Product, PatchH>;
   const Memory at(p.channels, p.cluster);
   unsigned char* memory = shared_memory();
-  auto* a = reinterpret_cast<__half*>(memory);
+  auto* weights = reinterpret_cast<uint4*>(memory);
   auto* sums = reinterpret_cast<float*>(memory);
-  auto* weights = reinterpret_cast<uint4*>(memory + at.weights);
-  auto* v = reinterpret_cast<float*>(memory + at.convolved);
-  const auto halo = [&](int i) { return reinterpret_cast<__half*>(memory + i * Memory::kSlotBytes); };
+  unsigned char* slots = memory + Memory::kSlots;
   const auto taps = [&](int i) {
-    return reinterpret_cast<uint4*>(memory + i * Memory::kSlotBytes + Memory::kHaloBytes);
+    return reinterpret_cast<uint4*>(slots + i * Slot<PatchH>::kBytes + Slot<PatchH>::kTaps);
   };
-  const auto taps_bias = [&](int i) { return reinterpret_cast<float*>(taps(i) + kTaps * kChunk); };
-  const Chunks chunks(p.channels, p.cluster, ceil_div(p.channels, kChunk));
+  const auto taps_bias = [&](int i) {
+    return reinterpret_cast<float*>(slots + i * Slot<PatchH>::kBytes + Slot<PatchH>::kBias);
+  };
+  auto* a = reinterpret_cast<__half*>(memory + at.a);
+  auto* arrivals = reinterpret_cast<uint64_t*>(memory + at.arrivals);
+  auto* bias = reinterpret_cast<float*>(memory + at.bias);
+  auto* statistics = reinterpret_cast<float2*>(memory + at.statistics);
+  auto* norms = reinterpret_cast<float2*>(memory + at.norms);
+  auto* targets = reinterpret_cast<int*>(memory + at.targets);
+  auto* weight_totals = reinterpret_cast<float*>(memory + at.weight_totals);
   const int own = static_cast<int>(blockIdx.x) & (p.cluster - 1);
-  const int count = chunks.count(own), image = blockIdx.z, tile = blockIdx.y, tiles_w = ceil_div(p.width, kPatchW);
+  const Chunks chunks(p.channels, p.cluster, own);
+  const int tile = blockIdx.y, tiles_w = ceil_div(p.width, kPatchW);
   const int top = tile / tiles_w * PatchH, left = tile % tiles_w * kPatchW;
   const int first_n = static_cast<int>(blockIdx.x) * Product::kColumns;
 
@@ -100,74 +115,85 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
   Taps columns[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    if (i < count) {
-      columns[i].load(p, chunks.chunk(own, i), taps_bias(i));
+    if (i < chunks.count) {
+      columns[i].load(p, chunks.first + i, taps_bias(i));
     }
   }
   Product product;
   product.load_weights(p.weight, first_n, p.outputs, 0, p.channels, weights);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    if (i < count) {
+    if (i < chunks.count) {
       columns[i].store(taps(i));
     }
   }
-  auto* bias = reinterpret_cast<float*>(memory + at.bias);
   if (threadIdx.x < Product::kQuads) {
     const int n = 4 * static_cast<int>(threadIdx.x);
     copy_async(bias + n, p.bias + first_n + n, first_n + n < p.outputs);
   }
-  auto* statistics = reinterpret_cast<float2*>(memory + at.statistics);
-  auto* arrivals = reinterpret_cast<uint64_t*>(memory + at.arrivals);
-  if (threadIdx.x == 0) {
-    expect_bytes(arrivals, static_cast<int>(sizeof(float2)) * p.cluster * kPixels);
-    expect_bytes(arrivals + 1, static_cast<int>(sizeof(__half)) * p.channels * kPixels);
+  commit_copies();
+  if (threadIdx.x < kPixels) {
+    const int pixel = threadIdx.x, y = top + pixel / kPatchW, x = left + pixel % kPatchW;
+    targets[pixel] = y < p.height && x < p.width ? y * p.width + x : -1;
   }
-  arrive_at_cluster();
-  const Halo<PatchH> source(p, image, top, left);
+  if (threadIdx.x == 0) {
+    expect_bytes(arrivals, (chunks.all - chunks.count) * Memory::kChunkBytes);
+  }
+  if (at.apart) {
+    arrive_at_cluster();
+  }
+  wait_for_copies<0>();
+  add_up_weights(product, weights, reinterpret_cast<float*>(memory + at.weight_sums), weight_totals);
+  const Halo<PatchH> source(p, blockIdx.z, top, left);
+  if (at.apart) {
+    wait_for_cluster();  // all of its blocks run: their memory may be written
+  }
   wait_for_kernel_before();
 
 #pragma unroll 1
-  for (int first = 0; first < count; first += 2) {
-    const int chunks_here = min(count - first, 2);
+  for (int first = 0; first < chunks.count; first += 2) {
+    const int chunks_here = min(chunks.count - first, 2);
     if (first > 0) {
       __syncthreads();
     }
 #pragma unroll 1
     for (int i = 0; i < chunks_here; ++i) {
+      const int chunk = chunks.first + first + i;
       if (first > 0) {
-        columns[0].load(p, chunks.chunk(own, first + i), taps_bias(i));
+        columns[0].load(p, chunk, taps_bias(i));
         columns[0].store(taps(i));
       }
-      source.load(p, chunks.chunk(own, first + i), halo(i));
+      source.load(p, chunk, reinterpret_cast<__half*>(slots + i * Slot<PatchH>::kBytes));
     }
     commit_copies();
     wait_for_copies<0>();
     __syncthreads();
-    convolve<PatchH>(chunks_here, memory, Memory::kSlotBytes, v + first * kChunk, at.pitch_v);
+    convolve<PatchH>(chunks_here, slots, a + Memory::place_of(chunks, chunks.first + first, own) * Memory::kChunkSize);
   }
-  wait_for_cluster();  // all of its blocks run: their memory may be written
+  publish_to_copies();
+  if (!at.apart) {
+    arrive_at_cluster();
+    wait_for_cluster();  // their halos, where a is to be, have been read
+  }
+  clear_rest<Memory>(chunks, own, a);
   __syncthreads();
-
-  share_statistics<kPixels>(chunks, own, v, at.pitch_v, statistics, arrivals);
-  const int padding = (padded_depth(p.channels) - p.channels) / 8;  // of a, which takes the halos' place
-  if (threadIdx.x < kPixels) {
-    auto* row = reinterpret_cast<uint4*>(a + static_cast<int>(threadIdx.x) * at.pitch_a + p.channels);
-#pragma unroll 1
-    for (int i = 0; i < padding; ++i) {
-      row[i] = make_uint4(0, 0, 0, 0);
-    }
-  }
+  share_chunks<Memory>(chunks, own, p.cluster, a, arrivals);
+  product.load_held(p.weight, first_n, p.outputs, 0, p.channels);  // again, rather than in registers all the while
   wait_for_bytes(arrivals);
-  share_normalized<kPixels>(chunks, own, v, at.pitch_v, statistics, a, at.pitch_a, arrivals + 1);
-  wait_for_bytes(arrivals + 1);
-  __syncthreads();
+  arrive_at_cluster();
 
-  product.multiply(a, at.pitch_a, padded_depth(p.channels), weights);
-  __syncthreads();  // a and the weights have been read: the sums take their place
+  PixelSums<Product> pixel_sums;
+  multiply<Memory>(product, chunks, own, a, weights, pixel_sums);
+  pixel_sums.store(statistics);
+  wait_for_cluster();  // what this block sent has arrived
+  __syncthreads();     // a and the weights have been read: the sums take their place
+  if (threadIdx.x < kPixels) {
+    norms[threadIdx.x] = PixelSums<Product>::norm(statistics, static_cast<int>(threadIdx.x), p.channels);
+  }
   product.stage(sums);
   __syncthreads();
-  finish<Product, PatchH>(p, sums, bias, image, tile, top, left, first_n, reinterpret_cast<float4*>(v));
+  finish<Product>(p, sums, norms, targets, weight_totals, bias, first_n,
+                  reinterpret_cast<float4*>(memory + Memory::kSquares));
 #endif
 }
 
@@ -181,9 +207,9 @@ struct DepthwiseVariant {
     return DepthwiseMemory<Product, PatchH>(channels, cluster).bytes;
   }
 };
-using LargeDepthwise = DepthwiseVariant</*PatchH=*/8, /*GroupsK=*/1, /*Held=*/0>;  // many pixels, 96 channels
+using LargeDepthwise = DepthwiseVariant</*PatchH=*/8, /*GroupsK=*/1, /*Held=*/1>;  // many pixels, 96 channels
 using NarrowDepthwise = DepthwiseVariant<4, 2, 0>;                                 // 192 channels
-using MiddleDepthwise = DepthwiseVariant<4, 4, 0>;                                 // 384
+using MiddleDepthwise = DepthwiseVariant<4, 4, 1>;                                 // 384
 using WideDepthwise = DepthwiseVariant<4, 8, 1>;                                   // 768
 
 // Rows of a tile. lpkernels/ref/depthwise_linear.py has the same rule: `squares` has a row for each tile.

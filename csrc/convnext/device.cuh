@@ -88,6 +88,19 @@ __device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint3
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// The same in warps of which every lane says so, without a branch.
+__device__ inline void multiply_add_if(bool takes_part, float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                       uint32_t b1) {
+  asm("{\n"
+      ".reg .pred takes_part;\n"
+      "setp.ne.b32 takes_part, %10, 0;\n"
+      "@takes_part mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};\n"
+      "}"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(static_cast<int>(takes_part)));
+}
+
 __device__ inline float approximate_reciprocal(float v) {
   float result;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
@@ -144,19 +157,26 @@ __device__ inline unsigned address_in(const void* own, int rank) {
   return address;
 }
 
+// Makes what this thread wrote to shared memory visible to copies that any thread starts after a barrier.
+__device__ inline void publish_to_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// `bytes`, in multiples of 16, from this block's shared memory to where block `rank` has `to`, which counts them as
+// arrived. They are read at some time before that: this block must neither overwrite them nor leave.
+__device__ inline void send_bytes(void* to, const void* from, int bytes, int rank, uint64_t* arrivals) {
+  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   address_in(to, rank)),
+               "r"(shared_address(from)), "r"(bytes), "r"(address_in(arrivals, rank))
+               : "memory");
+}
+
 // *own = value in block `rank`, which counts it as arrived. No fence: the value and its arrival travel together.
 __device__ inline void send(float* own, float value, int rank, uint64_t* arrivals) {
   asm volatile(
       "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(address_in(own, rank)),
       "r"(__float_as_uint(value)), "r"(address_in(arrivals, rank))
       : "memory");
-}
-
-__device__ inline void send(float2* own, float2 v, int rank, uint64_t* arrivals) {
-  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
-                   address_in(own, rank)),
-               "r"(__float_as_uint(v.x)), "r"(__float_as_uint(v.y)), "r"(address_in(arrivals, rank))
-               : "memory");
 }
 
 __device__ inline void send(uint4* own, uint4 v, int rank, uint64_t* arrivals) {

@@ -33,11 +33,10 @@ struct Piece {
   int pixel, column;
   bool takes_part;
 
-  // depth: of the piece.
-  __device__ explicit Piece(int depth)
+  __device__ Piece()
       : pixel(static_cast<int>(threadIdx.x / kVectors)),
         column(static_cast<int>(threadIdx.x % kVectors) * 8),
-        takes_part(pixel < kPixels && column < padded_depth(depth)) {}
+        takes_part(pixel < kPixels) {}
 
   __device__ __half* place(__half* a, int i) const { return a + (pixel + i * kPixels) * GrnMemory::kPitch + column; }
 
@@ -169,7 +168,7 @@ static __global__ void __launch_bounds__(kThreads, 2) grn_linear_kernel(const __
   arrive_at_cluster();
   const SplitSums sums(p.splits, part);
   const Answer answer{image, first_pixel + part * sums.rows, first_n};
-  const Piece piece(depth);
+  const Piece piece;
   wait_for_kernel_before();
 
   float4 squares[Norms::kInFlight];
@@ -188,7 +187,7 @@ static __global__ void __launch_bounds__(kThreads, 2) grn_linear_kernel(const __
       inverse_mean(reinterpret_cast<const float*>(memory + GrnMemory::kSums), cluster * at.senders, p.depth);
   piece.scale(reinterpret_cast<const float*>(memory + GrnMemory::kGains) + first_k, inverse, depth, a);
   __syncthreads();
-  product.multiply(a, GrnMemory::kPitch, padded_depth(depth), weights);
+  multiply(product, a, weights);
   __syncthreads();  // a and the weights have been read: the sums take their place
   product.stage(staged);
   __syncthreads();

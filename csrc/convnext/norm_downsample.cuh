@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, 2) norm_downsample_kernel(const __gr
   if (threadIdx.x < Product::kRows) {
     __half* row = a + static_cast<int>(threadIdx.x) * Memory::kPitch;
 #pragma unroll 1
-    for (int k = depth; k < padded_depth(depth); k += 8) {
+    for (int k = depth; k < Product::kDepth; k += 8) {
       *reinterpret_cast<uint4*>(row + k) = make_uint4(0, 0, 0, 0);
     }
   }
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kThreads, 2) norm_downsample_kernel(const __gr
   own.store_normed(a + pixel * Memory::kPitch + tap * p.channels, p.channels);
   wait_for_copies<0>();
   __syncthreads();
-  product.multiply(a, Memory::kPitch, padded_depth(depth), weights);
+  multiply(product, a, weights);
   wait_for_cluster();  // all of its blocks run: their memory may be written
   __syncthreads();     // a and the weights have been read: the sums take their place
   product.stage(staged);

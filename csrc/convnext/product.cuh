@@ -29,16 +29,6 @@ LPKERNELS_HOST_DEVICE constexpr int share_of(int a, int b) {
   return (a + b - 1) >> ((b > 1) + (b > 2) + (b > 4));
 }
 
-// k of one row of A, with zeros at its end.
-LPKERNELS_HOST_DEVICE constexpr int padded_depth(int k) {
-  return ceil_div(k, kStep) * kStep;
-}
-
-// Elements between the rows of A: an odd multiple of 16 bytes, so that eight rows lie in different banks.
-LPKERNELS_HOST_DEVICE constexpr int row_pitch(int padded_depth) {
-  return padded_depth + 8;
-}
-
 __device__ inline float4 operator+(float4 a, float4 b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
@@ -67,6 +57,7 @@ struct HeldProduct {
   static constexpr int kRows = GroupsM * kWarpRows;
   static constexpr int kColumns = kWarps / GroupsM / GroupsK * kWarpColumns;  // of a block
   static constexpr int kGroups = GroupsK;
+  static constexpr int kColumnGroups = kColumns / kWarpColumns;
   static constexpr int kDepth = GroupsK * kSteps * kStep;  // the most k that a block holds weights of
   static constexpr int kHeld = Held;                       // steps whose weights are in registers
   static constexpr int kTiles = kWarpColumns / 8;
@@ -83,7 +74,11 @@ struct HeldProduct {
   __device__ static int warp() { return static_cast<int>(threadIdx.x / 32); }
   __device__ static int group() { return warp() % GroupsK; }
   __device__ static int first_row() { return warp() / GroupsK % GroupsM * kWarpRows; }
-  __device__ static int first_column() { return warp() / GroupsK / GroupsM * kWarpColumns; }
+  __device__ static int column_group() { return warp() / GroupsK / GroupsM; }
+  __device__ static int first_column() { return column_group() * kWarpColumns; }
+  // The warp's m-th 16 rows. Every other group of columns begins with the second: what else is to be done with rows of
+  // A, they share by doing it with their first alone.
+  __device__ static int row(int m) { return first_row() + 16 * (m ^ (column_group() & 1)); }
   __device__ static int first_k() { return group() * kSteps * kStep; }
 
   // Where a warp's 8 rows of W by 32 k lie in `shared`: vector k of row n. Whether eight are copied, two rows of four,
@@ -96,32 +91,57 @@ struct HeldProduct {
   // outputs. Those that are not held in registers are in `shared` for the block once all of its threads have waited for
   // their copies.
   __device__ void load_weights(const __half* weight, int n, int outputs, int k, int depth, uint4* shared) {
+    load_held(weight, n, outputs, k, depth);
     const int g = static_cast<int>(threadIdx.x / 4 % 8), t = static_cast<int>(threadIdx.x % 4);
-    const int column = k + first_k();
+    const int column = k + first_k() + 8 * t;
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
-      const __half* row = weight + int64_t{min(n + first_column() + 8 * j + g, outputs - 1)} * depth + column;
-      const __half *pairs = row + 2 * t, *vectors = row + 8 * t;
-#pragma unroll
-      for (int step = 0; step < kHeld; ++step) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int piece = step * kStep + 8 * i;
-          weights[step][j][i] = load_constant(pairs + piece, column + piece < depth);
-        }
-      }
+      const __half* vectors = weight + int64_t{row_of_w(n, j, outputs)} * depth + column;
 #pragma unroll
       for (int step = kHeld; step < kSteps; ++step) {
-        const int piece = step * kStep;
-        copy_async(shared + place(step, j, g, t), vectors + piece, column + piece + 8 * t < depth);
+        copy_async(shared + place(step, j, g, t), vectors + step * kStep, column + step * kStep < depth);
       }
     }
   }
 
-  // sums = A W^T over the first `depth` k of A, a multiple of kStep.
-  __device__ void multiply(const __half* a, int pitch, int depth, const uint4* shared) {
+  // Those in registers alone.
+  __device__ void load_held(const __half* weight, int n, int outputs, int k, int depth) {
+    const int column = k + first_k(), t = static_cast<int>(threadIdx.x % 4);
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      const __half* pairs = weight + int64_t{row_of_w(n, j, outputs)} * depth + column + 2 * t;
+#pragma unroll
+      for (int i = 0; i < 4 * kHeld; ++i) {
+        weights[i / 4][j][i % 4] = load_constant(pairs + 8 * i, column + 8 * i < depth);
+      }
+    }
+  }
+
+  // Of a thread in a warp's j-th tile.
+  __device__ static int row_of_w(int n, int j, int outputs) {
+    return min(n + first_column() + 8 * j + static_cast<int>(threadIdx.x / 4 % 8), outputs - 1);
+  }
+
+  // The weights of a step as the tensor cores take them.
+  __device__ void load_step(int step, const uint4* shared, uint32_t (&w)[kTiles][4]) const {
     const int lane = static_cast<int>(threadIdx.x % 32);
-    const __half* own = a + (first_row() + lane % 16) * pitch + first_k() + lane / 16 * 8;
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+      if (step < kHeld) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          w[j][i] = weights[step < kHeld ? step : 0][j][i];
+        }
+      } else {
+        load_matrices(w[j], shared + place(step, j, lane % 8, lane / 8));
+      }
+    }
+  }
+
+  // sums = A W^T, where A has zeros beyond its depth, up to kDepth. vector(m, i): where this lane's row of the warp's
+  // m-th 16 rows has 8 of its i-th 16 k, lanes below 16 the first 8. Calls also(m, i, these 16 x 16 of A).
+  template <class Vector, class Also>
+  __device__ void multiply(const uint4* shared, Vector&& vector, Also&& also) {
 #pragma unroll
     for (auto& row : sums) {
 #pragma unroll
@@ -131,30 +151,19 @@ struct HeldProduct {
     }
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      if (first_k() + step * kStep >= depth) {
-        break;
-      }
       uint32_t w[kTiles][4];
+      load_step(step, shared, w);
 #pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-        if (step < kHeld) {
-          for (int i = 0; i < 4; ++i) {
-            w[j][i] = weights[step < kHeld ? step : 0][j][i];
-          }
-        } else {
-          load_matrices(w[j], shared + place(step, j, lane % 8, lane / 8));
-        }
-      }
+      for (int half = 0; half < 2; ++half) {
 #pragma unroll
-      for (int m = 0; m < kWarpRows / 16; ++m) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
+        for (int m = 0; m < kWarpRows / 16; ++m) {
           uint32_t rows[4];
-          load_matrices(rows, own + 16 * m * pitch + step * kStep + 16 * half);
+          load_matrices(rows, vector(m, 2 * step + half));
 #pragma unroll
           for (int j = 0; j < kTiles; ++j) {
             multiply_add(sums[m][j], rows, w[j][2 * half], w[j][2 * half + 1]);
           }
+          also(m, 2 * step + half, rows);
         }
       }
     }
@@ -163,12 +172,12 @@ struct HeldProduct {
   // The sums of this block's groups as staged[group][row][column], from where any thread may add them up.
   __device__ void stage(float* staged) const {
     const int lane = static_cast<int>(threadIdx.x % 32);
-    float* own = staged + (group() * kRows + first_row() + lane / 4) * kPitch + first_column() + lane % 4 * 2;
+    float* own = staged + (group() * kRows + lane / 4) * kPitch + first_column() + lane % 4 * 2;
 #pragma unroll
     for (int m = 0; m < kWarpRows / 16; ++m) {
 #pragma unroll
       for (int j = 0; j < kTiles; ++j) {
-        float* place = own + 16 * m * kPitch + 8 * j;
+        float* place = own + row(m) * kPitch + 8 * j;
         *reinterpret_cast<float2*>(place) = make_float2(sums[m][j][0], sums[m][j][1]);
         *reinterpret_cast<float2*>(place + 8 * kPitch) = make_float2(sums[m][j][2], sums[m][j][3]);
       }

@@ -12,7 +12,8 @@ using SplitProduct = HeldProduct</*GroupsM=*/1, /*GroupsK=*/4, /*Held=*/1>;
 struct SplitMemory {
   using Product = SplitProduct;
 
-  static constexpr int kPitch = row_pitch(Product::kDepth);
+  // Elements between the rows of a: an odd multiple of 16 bytes, so that eight rows lie in different banks.
+  static constexpr int kPitch = Product::kDepth + 8;
   static constexpr size_t kWeights = sizeof(__half) * Product::kRows * kPitch;
   static constexpr size_t kBias = kWeights + Product::kWeightBytes > Product::kStagedBytes
                                       ? kWeights + Product::kWeightBytes
@@ -20,6 +21,15 @@ struct SplitMemory {
   static constexpr size_t kEnd = kBias + sizeof(float) * Product::kColumns;
   static constexpr size_t kReceivedBytes = sizeof(float) * Product::kRows * Product::kPitch;
 };
+
+// The product with a as SplitMemory has it.
+__device__ inline void multiply(SplitProduct& product, const __half* a, const uint4* weights) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const __half* own = a + lane % 16 * SplitMemory::kPitch + SplitProduct::first_k() + lane / 16 * 8;
+  product.multiply(
+      weights, [&](int m, int i) { return own + SplitProduct::row(m) * SplitMemory::kPitch + 16 * i; },
+      [](int, int, const uint32_t (&)[4]) {});
+}
 
 // Asks for the bias of a block's columns, zeros beyond `outputs`.
 __device__ inline void copy_bias(const float* from, int first_n, int outputs, float* bias) {

@@ -69,7 +69,18 @@ def assert_within_pytorchs_own_error(actual: Tensor, own: Tensor, truth: Tensor)
     ],
 )
 def test_depthwise_linear(kernels: Path, shape: tuple[int, ...]) -> None:
+    check_depthwise_linear(kernels, shape, depthwise_inputs(shape, HALF))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 5, 56, 48), (1, 3, 9, 392, 96)])
+def test_depthwise_linear_of_pixels_far_from_zero(kernels: Path, shape: tuple[int, ...]) -> None:
+    """The mean over the channels is 20 times their deviation."""
     inputs = depthwise_inputs(shape, HALF)
+    inputs[2] += 32
+    check_depthwise_linear(kernels, shape, inputs)
+
+
+def check_depthwise_linear(kernels: Path, shape: tuple[int, ...], inputs: Sequence[Tensor]) -> None:
     truth = ref.depthwise_linear(*[tensor.double() for tensor in inputs])
     own = ref.depthwise_linear_in(HALF, *inputs)
     answer = run(kernels, "depthwise_linear", shape, inputs)

@@ -107,6 +107,7 @@ struct Block {
   std::vector<Warp> warps;
   std::vector<uint4> memory;
   Cluster* cluster;
+  int left;  // threads that run
 };
 
 struct Copy {
@@ -125,9 +126,37 @@ struct Fiber {
   std::unique_ptr<char[]> stack;
 };
 
+// Bytes on their way between blocks.
+struct Sent {
+  const Block *from, *to;
+  char* target;
+  const char* source;
+  size_t bytes;
+  uint64_t* arrivals;
+};
+
 struct Cluster {
   Barrier barrier;
   std::vector<Block> blocks;
+  std::vector<Sent> sent;
+
+  // What was sent arrives, read only now; now and then, so that others run on meanwhile.
+  void deliver(std::mt19937& random) {
+    if (sent.empty() || random() % 8 != 0) {
+      return;
+    }
+    std::swap(sent[random() % sent.size()], sent.back());
+    const Sent& last = sent.back();
+    if (last.from->left == 0 || last.to->left == 0) {
+      fail("a block has left before what it sent, or was sent, has arrived");
+    }
+    if (*last.arrivals < last.bytes) {
+      fail("send_bytes: more bytes than expected");
+    }
+    std::memcpy(last.target, last.source, last.bytes);
+    *last.arrivals -= last.bytes;
+    sent.pop_back();
+  }
 };
 
 inline Index grid;
@@ -152,6 +181,7 @@ inline void sync(Barrier& barrier) {
 inline void run_fiber() {
   (*body)();
   current->done = true;
+  --current->block->left;
   yield();
 }
 
@@ -163,7 +193,7 @@ void launch(Kernel kernel, Index blocks, int threads, size_t shared_bytes, int c
   body = &call;
   std::mt19937 random(0);
   for (unsigned first = 0; first < blocks.x * blocks.y * blocks.z; first += cluster_size) {
-    Cluster cluster{{cluster_size * threads}, {}};
+    Cluster cluster{{cluster_size * threads}, {}, {}};
     std::vector<std::unique_ptr<Fiber>> fibers;
     for (int rank = 0; rank < cluster_size; ++rank) {
       const unsigned i = first + rank;
@@ -171,7 +201,8 @@ void launch(Kernel kernel, Index blocks, int threads, size_t shared_bytes, int c
                                 {threads},
                                 std::vector<Warp>(threads / 32),
                                 std::vector<uint4>(shared_bytes / 16, uint4{~0u, ~0u, ~0u, ~0u}),
-                                nullptr});
+                                nullptr,
+                                threads});
     }
     for (Block& block : cluster.blocks) {
       block.cluster = &cluster;
@@ -188,12 +219,13 @@ void launch(Kernel kernel, Index blocks, int threads, size_t shared_bytes, int c
         fibers.push_back(std::move(fiber));
       }
     }
-    while (!fibers.empty()) {
+    while (!fibers.empty() || !cluster.sent.empty()) {
       std::shuffle(fibers.begin(), fibers.end(), random);
       for (auto& fiber : fibers) {
         current = fiber.get();
         swapcontext(&scheduler, &current->context);
       }
+      cluster.deliver(random);
       std::erase_if(fibers, [](const auto& fiber) { return fiber->done; });
     }
   }
@@ -330,6 +362,12 @@ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uin
   }
 }
 
+inline void multiply_add_if(bool takes_part, float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if (takes_part) {
+    multiply_add(d, a, b0, b1);
+  }
+}
+
 inline float approximate_reciprocal(float v) {
   return 1.f / v;
 }
@@ -365,6 +403,24 @@ void send(T* own, T value, int rank, uint64_t* arrivals) {
     emulated::fail("send: more bytes than expected");
   }
   left -= sizeof(T);
+}
+
+inline void publish_to_copies() {}
+
+inline void send_bytes(void* to, const void* from, int bytes, int rank, uint64_t* arrivals) {
+  if (bytes <= 0 || bytes % 16 != 0 || reinterpret_cast<uintptr_t>(to) % 16 != 0 ||
+      reinterpret_cast<uintptr_t>(from) % 16 != 0) {
+    emulated::fail("send_bytes: not aligned");
+  }
+  const emulated::Block& block = *emulated::current->block;
+  const auto* own = reinterpret_cast<const char*>(block.memory.data());
+  const char *source = static_cast<const char*>(from), *last = static_cast<char*>(to) + bytes - 1;
+  if (source < own || source + bytes > own + block.memory.size() * sizeof(uint4)) {
+    emulated::fail("send_bytes: an address outside of shared memory");
+  }
+  emulated::place_in(last, rank);
+  block.cluster->sent.push_back({&block, &block.cluster->blocks[rank], emulated::place_in(static_cast<char*>(to), rank),
+                                 source, static_cast<size_t>(bytes), emulated::place_in(arrivals, rank)});
 }
 
 }  // namespace lpkernels::convnext
