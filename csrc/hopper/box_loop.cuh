@@ -84,13 +84,13 @@ struct BoxLoop {
     for (int step = block.k_begin + 1; step < block.k_end; ++step) {
       issue(kAllSteps);
       warpgroup_wait<1>();
-      warpgroup_fence_operand(acc);
+      fence_sums(acc);
       storage.ring.release(previous);
       previous = cursor.stage;
       cursor.advance();
     }
     warpgroup_wait<0>();
-    warpgroup_fence_operand(acc);
+    fence_sums(acc);
     storage.ring.release(previous);
   }
 };

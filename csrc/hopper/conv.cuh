@@ -116,6 +116,7 @@ struct Work {
     index += stride;
     const ConvBlock before = block;
     block = block_of(shape, Config::BlockN, index, rank);
+    block.first = false;
     block.fresh = block.n != before.n || block.b != before.b;
     block.turn = before.turn ^ static_cast<int>(block.fresh);
     return true;
@@ -188,7 +189,7 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
       const ConvBlock& block = work.block;
       // What the epilogue needs of each pixel comes while the sums are made.
       const auto ahead = Epilogue::template read_ahead<Config>(params, shape, block, thread);
-      auto acc = partition_fragment_C(typename Config::Mma{}, Shape<Int<Config::BlockM>, Int<Config::BlockN>>{});
+      typename Config::Accumulator acc;
       Loop::consume(shape, storage, block, thread, acc, cursors);
       if (work.last()) {
         let_next_kernel_start();

@@ -120,6 +120,7 @@ struct ConvBlock {
   int weight_row;  // its row in the weight
   int phase_h, phase_w;
   int k_begin, k_end;
+  bool first = true;  // the first a block does
   bool fresh = true;  // a block that goes on to another tile: whether its image or its outputs are others
   int turn = 0;       // 0 or 1: of every other fresh tile
 };
@@ -339,6 +340,10 @@ struct Fragment {
   }
   // The first of the thread's outputs in group j, counted from the block's first.
   static LPKERNELS_HOST_DEVICE int output(int thread, int j) { return kGroup * j + Width * (thread % 4); }
+  // The column of the product in which an output lies.
+  static LPKERNELS_HOST_DEVICE int column(int output) {
+    return output / kGroup * kGroup + output % Width / 2 * 8 + output % kGroup / Width * 2 + output % 2;
+  }
 };
 
 // How many pieces of work there are.
@@ -348,6 +353,10 @@ LPKERNELS_HOST_DEVICE int blocks(const ConvShape& shape, int block_n) {
 
 // Phases with many taps come first, so that blocks end at about the same time.
 LPKERNELS_HOST_DEVICE int phase_at(const ConvShape& shape, int place) {
+  if (shape.grid == Grid::kFromClasses) {
+    constexpr uint64_t kOrder = 0xa965b874ed21fc30;  // of phases 4 r + q, the first in the lowest digit
+    return static_cast<int>(kOrder >> 4 * place & 15);
+  }
   if (shape.grid != Grid::kEnlarged4 && shape.grid != Grid::kToClasses) {
     return place;
   }

@@ -9,44 +9,10 @@
 // perhaps slices of wider buffers; weight (2 C, 3, 3, K), 32 gammas and the 32 betas of the same channels in turn, or
 // (C, 3, 3, K), gamma alone. A block owns BlockM pixels and BlockN columns; each thread holds gamma and beta of eight
 // neighbouring channels, so that x comes and out goes in 16-byte accesses. Bound by the tensor cores.
-#include "common/cuda.h"
 #include "common/kernel_table.h"
-#include "hopper/activation.h"
-#include "hopper/epilogue.cuh"
-#include "hopper/statistics.cuh"
+#include "spade/modulation.cuh"
 
 namespace lpkernels {
-
-using namespace hopper;
-
-constexpr int kMostParts = 32;
-
-struct SpadeParams {
-  const float* bias;
-  const __half* x;
-  const float* stats;  // (B, C, 2): mean, rstd; or (B, parts, C, 2): mean and variance of equal parts of the pixels
-  __half* out;
-  int64_t x_stride, out_stride;
-  float negative_slope;
-  int x_shift;   // 1: x has half the height and width
-  int channels;  // C
-  int parts;     // 0: stats are those of the image
-};
-
-// A pixel's x and out.
-struct SpadeRow {
-  const __half* x;
-  __half* out;
-
-  SpadeRow() = default;
-  __device__ SpadeRow(const SpadeParams& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
-    const int shift = params.x_shift, stride = shape.stride_of_y();
-    const Pixel y = pixel_of_y(shape, block, at);
-    const int64_t line = int64_t{block.b} * (shape.height * stride >> shift) + (y.h >> shift);
-    x = params.x + (line * (shape.width * stride >> shift) + (y.w >> shift)) * params.x_stride;
-    out = params.out + index_in_y(shape, block, y) * params.out_stride;
-  }
-};
 
 // gamma1 and beta of eight channels to the result, in gamma1's place. stats: their means, and `apart` further their
 // reciprocal deviations.
@@ -61,45 +27,6 @@ __device__ inline void modulate(const SpadeParams& params, const SpadeRow& row, 
     gamma1[i] = leaky_relu(fmaf((x[i] - mean[i]) * rstd[i], gamma1[i], beta[i]), params.negative_slope);
   }
   store_vector(row.out + channel, gamma1);
-}
-
-// visit(part) on a channel's parts in their order, some of them under way at once.
-template <class Visit>
-__device__ void for_each_part(const SpadeParams& params, const float2* parts, Visit&& visit) {
-  constexpr int kOnce = 8;
-  CUTLASS_PRAGMA_NO_UNROLL
-  for (int first = 0; first < params.parts; first += kOnce) {
-    float2 part[kOnce];
-    CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < kOnce; ++i) {
-      const bool there = first + i < params.parts;
-      part[i] = there ? __ldg(parts + int64_t{first + i} * params.channels) : make_float2(0.f, 0.f);
-    }
-    CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < kOnce; ++i) {
-      if (first + i < params.parts) {
-        visit(part[i]);
-      }
-    }
-  }
-}
-
-// A channel's mean and reciprocal deviation.
-__device__ inline float2 stats_of(const SpadeParams& params, const ConvBlock& block, int channel) {
-  const auto* stats = reinterpret_cast<const float2*>(params.stats);
-  if (params.parts == 0) {
-    return __ldg(stats + int64_t{block.b} * params.channels + channel);
-  }
-  stats += int64_t{block.b} * params.parts * params.channels + channel;
-  float mean = 0.f, variance = 0.f;
-  for_each_part(params, stats, [&](float2 part) { mean += part.x; });
-  const float one = 1.f / static_cast<float>(params.parts);
-  mean *= one;
-  for_each_part(params, stats, [&](float2 part) {
-    const float difference = part.x - mean;
-    variance += fmaf(difference, difference, part.y);
-  });
-  return make_float2(mean, rsqrtf(fmaf(variance, one, kInstanceNormEps)));
 }
 
 // Columns in pairs of groups: 32 gammas, then the 32 betas of the same channels.
@@ -264,37 +191,13 @@ void launch(const Activation& actv, const Tensor& weight, ConvShape shape, const
 
 void spade_conv_cuda(const Tensor& actv_tensor, const Tensor& weight, const Tensor& bias, const Tensor& x_tensor,
                      const Tensor& stats, double negative_slope, const Tensor& out_tensor) {
-  const Activation actv = activation("spade_conv", "actv", actv_tensor), x = activation("spade_conv", "x", x_tensor);
-  const Activation out = activation("spade_conv", "out", out_tensor);
-  const ConvShape shape =
-      conv_shape("spade_conv", actv, weight, out.height == actv.height ? Grid::kSame : Grid::kFromClasses);
-  const int shift = x.height == out.height && x.width == out.width ? 0 : 1;
-  STD_TORCH_CHECK(
-      actv_tensor.dim() == 4 && out.written_by(shape) && x.batch == out.batch && x.height << shift == out.height &&
-          x.width << shift == out.width && x.channels == out.channels && x.depth == 1 && out.channels % 32 == 0,
-      "spade_conv: out must have the pixels of actv and the channels of x, a multiple of 32, and x its size "
-      "or half of it; got ",
-      shape_string(out_tensor), ", ", shape_string(actv_tensor), " and ", shape_string(x_tensor));
+  const auto [actv, x, out, shape, params] =
+      spade_call("spade_conv", actv_tensor, weight, bias, x_tensor, stats, negative_slope, out_tensor);
+  STD_TORCH_CHECK(x.channels == out.channels && out.channels % 32 == 0,
+                  "spade_conv: out must have the channels of x, a multiple of 32; got ", shape_string(out_tensor),
+                  " and ", shape_string(x_tensor));
   STD_TORCH_CHECK(shape.outputs == 2 * x.channels || shape.outputs == x.channels, "spade_conv: weight must have ",
                   x.channels, " or twice as many outputs, got ", shape_string(weight));
-  check_floats("spade_conv", "bias", bias, {shape.outputs});
-  const int64_t parts = stats.dim() == 4 ? stats.size(1) : 0;
-  STD_TORCH_CHECK(parts <= kMostParts, "spade_conv: stats may have up to ", kMostParts, " parts, got ", parts);
-  if (parts > 0) {
-    check_floats("spade_conv", "stats", stats, {x.batch, parts, x.channels, 2});
-  } else {
-    check_floats("spade_conv", "stats", stats, {x.batch, x.channels, 2});
-  }
-  const SpadeParams params{.bias = static_cast<const float*>(bias.data_ptr()),
-                           .x = static_cast<const __half*>(x.data),
-                           .stats = static_cast<const float*>(stats.data_ptr()),
-                           .out = static_cast<__half*>(out.data),
-                           .x_stride = x.pixel_stride,
-                           .out_stride = out.pixel_stride,
-                           .negative_slope = static_cast<float>(negative_slope),
-                           .x_shift = shift,
-                           .channels = x.channels,
-                           .parts = static_cast<int>(parts)};
   const torch::stable::accelerator::DeviceGuard guard(actv_tensor.get_device_index());
   const cudaStream_t stream = current_stream(actv_tensor);
   if (shape.outputs == x.channels) {
