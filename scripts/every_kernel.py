@@ -60,6 +60,13 @@ def spade(
     )
 
 
+def shortcut(actv: tuple[int, ...], side: int, classes: bool = False, parts: int | None = None) -> Tensor:
+    """spade_shortcut on x of ``side`` pixels squared."""
+    packed = weight(320 * (16 if classes else 1), 3, 3, actv[-1])
+    x = halves(actv[0], side, side, 256)
+    return ops.spade_shortcut(halves(*actv), packed, floats(320), weight(64, 256), x, stats(actv[0], 256, parts))
+
+
 def up(x: tuple[int, ...], outputs: int, phases: int, classes: bool = False) -> Tensor:
     taps = (3, 2, 2) if len(x) == 5 else (2, 2)
     return ops.upsample_conv(halves(*x), weight(phases, outputs, *taps, x[-1]), floats(outputs), 0.0, classes=classes)
@@ -113,6 +120,8 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "spade_conv 128x256, classes": lambda: spade((1, 24, 24, 64), 128, 16, classes=True),
     "spade_conv 256x128, classes": lambda: spade((1, 24, 24, 64), 64, 32, classes=True),
     "spade_conv 128x256, classes, gamma alone": lambda: spade((1, 24, 24, 64), 256, 16, beta=False, classes=True),
+    "spade_shortcut": lambda: shortcut((3, 20, 20, 64), 10),
+    "spade_shortcut, classes, statistics in parts": lambda: shortcut((1, 24, 24, 64), 16, classes=True, parts=4),
     "upsample_conv 128x192": lambda: up((1, 32, 32, 64), 384, 4),
     "upsample_conv 128x192 to classes": lambda: up((1, 16, 16, 64), 384, 9, classes=True),
     "upsample_conv 128x128, a cluster's sum": lambda: up((1, 4, 2, 2, 512), 128, 4),

@@ -14,7 +14,8 @@ def test_every_kernel_runs() -> None:
     done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     ran = done.stdout.splitlines()
-    for op in ("conv_act", "spade_conv", "upsample_conv", "conv_pool", "conv_img", "mask_conv3d", "flow_warp"):
+    convs = ("conv_act", "spade_conv", "spade_shortcut", "upsample_conv", "conv_pool", "conv_img", "mask_conv3d")
+    for op in (*convs, "flow_warp"):
         assert any(line.startswith(op) for line in ran), op
 
 

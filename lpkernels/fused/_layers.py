@@ -120,6 +120,22 @@ class SpadeConv(WeightedLayer):
         return {**own, "negative_slope": self.negative_slope, "out": out}
 
 
+class SpadeShortcut(WeightedLayer):
+    """conv_s and its SPADE's gamma and beta convs (``ops.spade_shortcut``)."""
+
+    op = "spade_shortcut"
+
+    def __init__(self, conv_s: Conv, gamma: Conv, beta: Conv, dtype: torch.dtype, classes: bool = False) -> None:
+        weight, bias, shortcut = ops.pack_shortcut_weight(*conv_s, *gamma, *beta)
+        super().__init__(_weight(weight, classes), bias, dtype)
+        self.shortcut: Tensor
+        self.register_buffer("shortcut", shortcut.to(dtype))
+
+    def arguments(self, actv: Tensor, x: Tensor, stats: Tensor, *, out: Tensor | None = None) -> dict[str, Any]:
+        own = {"actv": actv, "weight": self.weight, "bias": self.bias, "shortcut": self.shortcut}
+        return {**own, "x": x, "stats": stats, "out": out}
+
+
 class MaskConv(WeightedLayer):
     """The mask head (``ops.mask_conv3d``)."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lpkernels import ops, rewrites
 from lpkernels.fused import _weights
-from lpkernels.fused._layers import ConvAct, ConvImage, SpadeConv, UpsampleConv
+from lpkernels.fused._layers import ConvAct, ConvImage, SpadeConv, SpadeShortcut, UpsampleConv
 from lpkernels.models.blocks import SPADE, SPADEResnetBlock
 from lpkernels.models.spade_generator import NUM_MIDDLE_BLOCKS, SPADEDecoder
 
@@ -47,7 +47,8 @@ class FusedSPADEUpBlock(nn.Module):
     The shortcut's beta never appears: behind conv_s it is a 3x3 conv of the activations
     (``rewrites.merge_shortcut_beta``), and 3x3 is conv_1 too, with the same outputs. So norm_1 writes its answer next
     to the shortcut's activations, [norm_0 | norm_1 | norm_s | answer], and one conv of the last two is both. A grid of
-    classes has other pixels than the answer: there that conv stands alone.
+    classes has other pixels than the answer: there the whole shortcut is one op, for widths that its kernel is made for
+    (``ops.fuses_shortcut``), else that conv stands alone.
 
     Args:
         scale: the block's size over the feature's.
@@ -68,16 +69,21 @@ class FusedSPADEUpBlock(nn.Module):
         self.norm_s: SpadeConv | None = None
         self.conv_s: ConvAct | None = None
         self.beta_s: ConvAct | None = None
+        self.shortcut: SpadeShortcut | None = None
         if baseline.learned_shortcut:
             norms.append(baseline.norm_s)
             shortcut, _ = conv_s = _weights.plain(baseline.conv_s)
-            beta = rewrites.merge_shortcut_beta(shortcut, *_weights.plain(baseline.norm_s.mlp_beta))
-            if classes:
-                self.beta_s = ConvAct(beta, NONE, dtype, classes)
+            gamma_s, beta_s = _weights.plain(baseline.norm_s.mlp_gamma), _weights.plain(baseline.norm_s.mlp_beta)
+            if classes and ops.fuses_shortcut(dtype, HIDDEN, shortcut.shape[1], shortcut.shape[0]):
+                self.shortcut = SpadeShortcut(conv_s, gamma_s, beta_s, dtype, classes)
             else:
-                conv_1 = torch.cat([beta[0], conv_1[0]], dim=1), beta[1] + conv_1[1]
-            self.norm_s = SpadeConv(_weights.plain(baseline.norm_s.mlp_gamma), None, NONE, dtype, classes)
-            self.conv_s = ConvAct(conv_s, NONE, dtype)
+                beta = rewrites.merge_shortcut_beta(shortcut, *beta_s)
+                if classes:
+                    self.beta_s = ConvAct(beta, NONE, dtype, classes)
+                else:
+                    conv_1 = torch.cat([beta[0], conv_1[0]], dim=1), beta[1] + conv_1[1]
+                self.norm_s = SpadeConv(gamma_s, None, NONE, dtype, classes)
+                self.conv_s = ConvAct(conv_s, NONE, dtype)
         self.conv_1 = ConvAct(conv_1, negative_slope, dtype)
         self.mlp_shared = UpsampleConv(_shared(norms), scale, dtype, classes)
         self.larger, self.hidden = rewrites.CLASSES if classes else scale, HIDDEN * len(norms)
@@ -93,6 +99,9 @@ class FusedSPADEUpBlock(nn.Module):
         dx = self.conv_0(dx, stats=inner)
         outer = self.conv_1.new_stats(dx) if want_stats else None
         actv_1 = actv[..., HIDDEN : 2 * HIDDEN]
+        if self.shortcut is not None:
+            dx = self.norm_1(actv_1, dx, inner)
+            return self.conv_1(dx, residual=self.shortcut(actv[..., 2 * HIDDEN :], x, stats), stats=outer), outer
         if self.norm_s is None or self.conv_s is None:
             return self.conv_1(self.norm_1(actv_1, dx, inner), residual=x, stats=outer), outer
         actv_s = actv[..., 2 * HIDDEN :]
@@ -154,12 +163,13 @@ class FusedSPADEDecoder(nn.Module):
 
 
 def _has_class_kernels(baseline: SPADEDecoder) -> bool:
-    """Whether all three ops that read or write classes have their CUDA kernels for this network here."""
+    """Whether all ops that read or write classes have their CUDA kernels for this network here."""
     device, widths = (
         baseline.fc.weight.device.type,
         (baseline.up_1.conv_0.in_channels, baseline.up_1.conv_1.out_channels),
     )
-    kernels = [ops.registry()[name].backends["cuda"] for name in ("conv_act", "spade_conv", "upsample_conv")]
+    names = ("conv_act", "spade_conv", "spade_shortcut", "upsample_conv")
+    kernels = [ops.registry()[name].backends["cuda"] for name in names]
     return all(kernel.why_not(device) is None for kernel in kernels) and all(width % 32 == 0 for width in widths)
 
 

@@ -21,6 +21,7 @@ from lpkernels.ops.paste_back import paste_back, warp_mask
 from lpkernels.ops.patch_norm import patch_norm
 from lpkernels.ops.pool_norm_linear import pool_norm_linear
 from lpkernels.ops.spade_conv import pack_gamma_weight, pack_spade_weight, spade_conv
+from lpkernels.ops.spade_shortcut import fuses_shortcut, pack_shortcut_weight, spade_shortcut
 from lpkernels.ops.sparse_motion import background_sample, sparse_motion
 from lpkernels.ops.stitch_mlp import pack_mlp, stitch_mlp
 from lpkernels.ops.upsample_conv import pack_upsample_weight, upsample_conv
@@ -35,6 +36,7 @@ __all__ = [
     "conv_pool",
     "depthwise_linear",
     "flow_warp",
+    "fuses_shortcut",
     "grn_linear",
     "instance_norm_stats",
     "keypoint_transform",
@@ -48,6 +50,7 @@ __all__ = [
     "pack_mlp",
     "pack_motion",
     "pack_occlusion_weight",
+    "pack_shortcut_weight",
     "pack_spade_weight",
     "pack_upsample_weight",
     "padded_channels",
@@ -57,6 +60,7 @@ __all__ = [
     "registry",
     "requested_backends",
     "spade_conv",
+    "spade_shortcut",
     "sparse_motion",
     "stat_parts",
     "stitch_mlp",

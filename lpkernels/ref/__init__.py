@@ -15,6 +15,7 @@ from lpkernels.ref.paste_back import paste_back, warp_affine
 from lpkernels.ref.patch_norm import patch_norm, patch_norm_in
 from lpkernels.ref.pool_norm_linear import pool_norm_linear
 from lpkernels.ref.spade_conv import spade_conv, spade_conv_in
+from lpkernels.ref.spade_shortcut import spade_shortcut, spade_shortcut_in
 from lpkernels.ref.sparse_motion import background_sample, sparse_motion
 from lpkernels.ref.stitch_mlp import stitch_mlp
 from lpkernels.ref.upsample_conv import upsample_conv, upsample_conv_in
@@ -48,6 +49,8 @@ __all__ = [
     "pool_norm_linear",
     "spade_conv",
     "spade_conv_in",
+    "spade_shortcut",
+    "spade_shortcut_in",
     "sparse_motion",
     "stats_like",
     "stitch_mlp",

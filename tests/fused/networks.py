@@ -95,6 +95,7 @@ def exact_ops() -> SimpleNamespace:
         conv_pool=written(ref.conv_pool),
         upsample_conv=written(ref.upsample_conv),
         spade_conv=written(ref.spade_conv),
+        spade_shortcut=written(ref.spade_shortcut),
         conv_img=ref.conv_img,
         mask_conv3d=lambda **arguments: ref.mask_conv3d(**arguments).permute(0, 4, 1, 2, 3),
         occlusion_head=ref.occlusion_head,

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lpkernels import ops
 from lpkernels.fused import _layers
-from lpkernels.fused.spade_decoder import FusedSPADEDecoder
+from lpkernels.fused.spade_decoder import FusedSPADEDecoder, FusedSPADEUpBlock
 from lpkernels.models import LivePortrait, LivePortraitConfig
+from lpkernels.models.blocks import SPADEResnetBlock
 from tests.fused.networks import channels_last, exact_ops, feature, in_double, relative_error, state_of, tiny
 from tests.ops import contract
 
@@ -45,6 +47,25 @@ def test_variants(changes: dict[str, int], classes: bool) -> None:
     assert model.spade_generator.up_1.learned_shortcut == ("upscale" in changes)
     image = fused(model, classes=classes)(channels_last(feature(side=8)))
     assert relative_error(image, model.decode(feature(side=8))) <= 1e-4
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("want_stats", [False, True])
+def test_the_published_widths_have_their_shortcut_in_one_op(monkeypatch: pytest.MonkeyPatch, want_stats: bool) -> None:
+    """The last block in float16 from classes: with the kernel's op and with the three calls it stands for."""
+    torch.manual_seed(0)
+    baseline = SPADEResnetBlock(256, 64, 16).eval()
+    small, x = torch.randn(2, 3, 5, 16).half(), torch.randn(2, 6, 10, 256).half()
+    stats = ops.instance_norm_stats(x)
+    block = FusedSPADEUpBlock(baseline, 4, 0.2, torch.float16, classes=True)
+    assert [name for name, layer in block.named_children() if name.endswith(("_s", "shortcut"))] == ["shortcut"]
+    monkeypatch.setattr(ops, "fuses_shortcut", lambda *_: False)
+    apart = FusedSPADEUpBlock(baseline, 4, 0.2, torch.float16, classes=True)
+    assert apart.shortcut is None
+    with torch.no_grad():
+        for came, expected in zip(*(each(x, stats, small, want_stats) for each in (block, apart)), strict=True):
+            assert (came is None) == (expected is None)
+            assert came is None or relative_error(came, expected) <= 1e-3
 
 
 def test_not_square() -> None:
