@@ -92,8 +92,9 @@ inline int log2_of(int value) {
 // Chooses the tile if it is not set: as wide as the image, then as high, the rest in depth.
 inline void complete(ConvShape& shape, int block_m) {
   if (shape.tile_w == 0) {
-    shape.tile_w = std::min(block_m, 1 << log2_of(shape.width));
-    shape.tile_h = std::min(block_m / shape.tile_w, 1 << log2_of(shape.height));
+    const int most = shape.stride_of_x() == 1 ? 256 : 64;  // a box spans at most 256 rows of x
+    shape.tile_w = std::min({block_m, most, 1 << log2_of(shape.width)});
+    shape.tile_h = std::min({block_m / shape.tile_w, most, 1 << log2_of(shape.height)});
     shape.tile_d = block_m / shape.tile_w / shape.tile_h;
   }
   shape.log_h = log2_of(shape.tile_h);

@@ -92,15 +92,24 @@ def test_enlarged(walk: Path, grid: int, split: int) -> None:
     assert torch.equal(run(walk, x, weight, grid, split=split, block_n=64, permuted=int(split == 1)), expected)
 
 
-@pytest.mark.parametrize("outputs", [32, 64])
-def test_from_classes(walk: Path, outputs: int) -> None:
+@pytest.mark.parametrize(
+    ("outputs", "height", "width", "tile"),
+    [
+        (32, 3, 5, {"tile_w": 8, "tile_h": 4}),
+        (64, 3, 5, {"tile_w": 8, "tile_h": 4}),
+        (32, 1, 65, {}),
+        (32, 65, 1, {}),
+    ],
+)
+def test_from_classes(walk: Path, outputs: int, height: int, width: int, tile: dict[str, int]) -> None:
     generator = torch.Generator().manual_seed(2)
-    classes = torch.randint(-4, 5, (2, 1, 3 * 3, 3 * 5, 16), generator=generator).float()
+    classes = torch.randint(-4, 5, (2, 1, 3 * height, 3 * width, 16), generator=generator).float()
     original = torch.randint(-4, 5, (outputs, 1, 3, 3, 16), generator=generator).float()
-    rows, columns = ((3 * torch.arange(size)[:, None] + torch.tensor([0, 1, 1, 2])).flatten() for size in (3, 5))
+    sizes = height, width
+    rows, columns = ((3 * torch.arange(size)[:, None] + torch.tensor([0, 1, 1, 2])).flatten() for size in sizes)
     expected = conv3d(classes[:, :, rows][:, :, :, columns], original)
     weight = phases_of(original, FROM)
-    assert torch.equal(run(walk, classes, weight, FROM_CLASSES, block_n=64, tile_w=8, tile_h=4), expected)
+    assert torch.equal(run(walk, classes, weight, FROM_CLASSES, block_n=64, **tile), expected)
 
 
 def enlarged(x: Tensor, scale: int) -> Tensor:

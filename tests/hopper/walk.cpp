@@ -47,6 +47,11 @@ void walk(ConvShape shape, int block_m, int block_n, int pixel_stride) {
   const std::vector<float> x = read(pixels * pixel_stride), weight = read(size_t{1} * rows * taps * shape.channels);
   std::vector<float> y(size_t{1} * shape.batch * shape.depth * height * width * shape.outputs, 1e30f);
   const TensorBox x_box = pixel_box(pixel_stride, shape), weight_part = weight_box(shape, block_n);
+  for (int dim = 0; dim < 5; ++dim) {
+    if (x_box.box[dim] > 256 || weight_part.box[dim] > 256) {
+      std::exit(4);  // more than TMA takes
+    }
+  }
   for (int place = 0; place < shape.phases(); ++place) {
     for (int tile = 0; tile < tiles(shape); ++tile) {
       for (int n = 0; n < shape.outputs; n += block_n) {
