@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lpkernels.errors import LpkernelsError
 BASE, OWN, COMPILED, GRAPH = "#8a94a6", "#1f6feb", "#d97706", "#2a9d6f"
 NETWORK_COLORS = ("#1f6feb", "#f2b134", "#2a9d6f", "#d1495b")
 FRAME_NETWORKS = ("motion_extractor", "stitching", "warping_module", "spade_generator")
+LOGARITHMIC_FROM = 100  # times between the shortest and the longest bar
 NETWORK_LABELS = ("M motion extractor", "S stitching", "W warping module", "G SPADE decoder")
 
 
@@ -60,7 +62,10 @@ def color(provider: str) -> str:
 
 
 def times(measurements: Sequence[Measurement], title: str) -> Any:
-    """Median per provider as bars, p20 to p80 as error bars, the relative error written beside each."""
+    """Median per provider as bars, p20 to p80 as error bars, the relative error written beside each.
+
+    The scale is logarithmic where kernels of microseconds stand beside others of milliseconds.
+    """
     good = _good(measurements)
     if not good:
         return None
@@ -72,9 +77,15 @@ def times(measurements: Sequence[Measurement], title: str) -> Any:
         axes.errorbar(median, row, xerr=[[median - low], [high - median]], color="#222", capsize=3, linewidth=1)
         text = f"  {median:.3g} ms   error {one.relative_error:.0e}"
         axes.text(max(high, median), row, text, va="center", fontsize=8)
-    axes.set_yticks(range(len(good)), [_label(one, several) for one in good])
+    shapes = Counter(subject for subject, _ in {(one.subject, one.shape) for one in good})
+    axes.set_yticks(range(len(good)), [_label(one, several, shapes[one.subject] > 1) for one in good])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.3 * max(one.p80_ms or 0.0 for one in good))
+    least, most = min(one.median_ms or 0.0 for one in good), max(one.p80_ms or 0.0 for one in good)
+    if several and most > LOGARITHMIC_FROM * least > 0:
+        axes.set_xscale("log")
+        axes.set_xlim(least / 2, 100 * most)  # room for the text
+    else:
+        axes.set_xlim(0, 1.3 * most)
     axes.set_xlabel("ms, median with p20 and p80")
     axes.set_title(title, loc="left")
     return figure
@@ -187,9 +198,10 @@ def _good(measurements: Sequence[Measurement]) -> list[Measurement]:
     return [one for one in measurements if one.status == "ok"]
 
 
-def _label(one: Measurement, several: bool) -> str:
+def _label(one: Measurement, several: bool, several_shapes: bool) -> str:
     batch = f" x{one.batch}" if one.batch != 1 else ""
-    return f"{one.subject}{batch}: {one.provider}" if several else one.provider
+    shape = f", {one.shape}" if several_shapes else ""
+    return f"{one.subject}{batch}{shape}: {one.provider}" if several else one.provider
 
 
 def _figure(height: float) -> tuple[Any, Any]:

@@ -54,6 +54,23 @@ TABLES: dict[str, Callable[[Records], Table | None]] = {
 }
 
 
+def _source(kept: Records, level: str) -> str:
+    """Where a table's numbers come from: machine, dates and commits, and which providers each commit gave."""
+    providers: dict[str, list[str]] = {}  # of a commit, in the order of the runs
+    for measurement in sorted(kept.level(level), key=lambda item: item.run):
+        environment = kept.runs[measurement.run].environment
+        commit = ", ".join(
+            str(environment[key])[:size] for key, size in (("date", 10), ("commit", 12)) if environment.get(key)
+        )
+        if measurement.status == "ok" and measurement.provider not in providers.setdefault(commit, []):
+            providers[commit].append(measurement.provider)
+    run = only(kept)
+    machine = [str(run.environment.get("device", "")), f"torch {run.environment.get('torch')}", f"config {run.config}"]
+    several = len(providers) > 1
+    commits = [f"{commit} ({', '.join(names)})" if several else commit for commit, names in providers.items() if names]
+    return "; ".join([", ".join(filter(None, machine)), *filter(None, commits)])
+
+
 def render(name: str, results: Path = records.RESULTS) -> str:
     """The text of one block. Raises InputError for a name that is no ``<results folder>/<table>``."""
     folder, _, table = name.rpartition("/")
@@ -63,10 +80,11 @@ def render(name: str, results: Path = records.RESULTS) -> str:
     made = TABLES[table](kept)
     if made is None or not made.rows:
         raise InputError(f"README block {name!r}: the records in {folder} hold nothing for it; measure it first")
-    run = only(kept)
-    facts = [str(run.environment.get(key)) for key in ("device", "date", "commit") if run.environment.get(key)]
-    source = f"{', '.join(facts)}, torch {run.environment.get('torch')}, config {run.config}"
-    lines = [made.markdown(), "", f"{source}. Records: `benchmarks/results/{folder}/{records.FILE_NAME}`."]
+    lines = [
+        made.markdown(),
+        "",
+        f"{_source(kept, table)}. Records: `benchmarks/results/{folder}/{records.FILE_NAME}`.",
+    ]
     if (results / folder / "figures" / f"{table}.png").exists():
         lines += ["", f"![{table}](benchmarks/results/{folder}/figures/{table}.png)"]
     return "\n".join(lines) + "\n"
