@@ -16,112 +16,14 @@
 
 #include "common/dependent_launch.cuh"
 #include "common/kernel_table.h"
+#include "hopper/block_memory.cuh"
 #include "hopper/box_loop.cuh"
 #include "hopper/cluster_sums.cuh"
 #include "hopper/halo_loop.cuh"
 #include "hopper/tensor_map.h"
+#include "hopper/work.cuh"
 
 namespace lpkernels::hopper {
-
-constexpr int kMostSharedBytes = 232448;  // 227 KB, a block's
-
-// Shared memory for an epilogue. Only where a block has a single tile, not shared, may it write over the stages.
-struct EpilogueMemory {
-  unsigned char *stages, *own, *received;  // received: what the cluster's other blocks send
-};
-
-// Whether the blocks of a cluster can share a tile's sum.
-template <class Loop, class Epilogue>
-constexpr bool kShares = Loop::Config::Clusters && Epilogue::kClusters;
-
-// Where a block's shared memory has what: the loop's storage, then the epilogue's own.
-template <class Loop, class Epilogue, bool Shares = kShares<Loop, Epilogue>>
-struct BlockMemory {
-  using Config = typename Loop::Config;
-  using Storage = typename Loop::Storage;
-  static constexpr size_t kBytes = sizeof(Storage) + Epilogue::template own_bytes<Config>();
-  static_assert(Epilogue::template staged_bytes<Config>() <= sizeof(Storage));
-
-  __device__ static EpilogueMemory of(unsigned char* memory, bool) {
-    return {memory, memory + sizeof(Storage), nullptr};
-  }
-};
-
-// A block that shares its tile does with fewer stages, and has in place of the last of them, and beyond, first what it
-// receives: a sender need not know whether the receiver's boxes were all multiplied.
-template <class Loop, class Epilogue>
-struct BlockMemory<Loop, Epilogue, true> {
-  using Config = typename Loop::Config;
-  using Alone = BlockMemory<Loop, Epilogue, false>;
-
-  static constexpr size_t received(int stages) {
-    return sizeof(typename Loop::Storage) - (Config::Stages - stages) * sizeof(typename Loop::Stage);
-  }
-  static constexpr size_t own(int stages) { return received(stages) + Epilogue::template Sums<Config>::bytes(); }
-  static constexpr size_t bytes(int stages) { return own(stages) + Epilogue::template shared_own_bytes<Config>(); }
-  static constexpr int stages() {
-    int count = Config::Stages;
-    while (count > 2 && bytes(count) > kMostSharedBytes) {
-      --count;
-    }
-    return count;
-  }
-  static constexpr int kStages = stages();
-  static constexpr size_t kBytes = std::max(Alone::kBytes, bytes(kStages));
-
-  __device__ static EpilogueMemory of(unsigned char* memory, bool shared) {
-    return shared ? EpilogueMemory{memory, memory + own(kStages), memory + received(kStages)}
-                  : Alone::of(memory, false);
-  }
-};
-
-template <class Loop, class Epilogue>
-constexpr int shared_bytes() {
-  static_assert(BlockMemory<Loop, Epilogue>::kBytes <= kMostSharedBytes);
-  return static_cast<int>(BlockMemory<Loop, Epilogue>::kBytes);
-}
-
-// Syncs the two multiplying warpgroups alone.
-__device__ inline void sync_consumers() {
-  cutlass::arch::NamedBarrier::sync(256, 1);
-}
-
-// Syncs them with the two warps that fetch what belongs to outputs.
-__device__ inline void sync_values() {
-  cutlass::arch::NamedBarrier::sync(256 + 64, 2);
-}
-
-// The pieces of work of this block, one after the other.
-template <class Config>
-struct Work {
-  const ConvShape& shape;
-  int rank, stride, end, index;
-  ConvBlock block;
-
-  __device__ explicit Work(const ConvShape& shape)
-      : shape(shape),
-        rank(static_cast<int>(cute::block_rank_in_cluster())),
-        stride(static_cast<int>(cute::cluster_grid_dims().x)),
-        end(shape.by_columns.value * shape.by_tiles.value * shape.phases()),
-        index(static_cast<int>(cute::cluster_id_in_grid().x)),
-        block(block_of(shape, Config::BlockN, index, rank)) {}
-
-  __device__ bool last() const { return index + stride >= end; }
-
-  // To the next piece, if there is one.
-  __device__ bool next() {
-    if (last()) {
-      return false;
-    }
-    index += stride;
-    const ConvBlock before = block;
-    block = block_of(shape, Config::BlockN, index, rank);
-    block.first = false;
-    block.fresh = block.n != before.n || block.b != before.b;
-    block.turn = before.turn ^ static_cast<int>(block.fresh);
-    return true;
-  }
-};
 
 template <class Loop, class Epilogue>
 __global__ void __launch_bounds__(Loop::Config::Threads, 1)

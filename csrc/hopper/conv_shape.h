@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 
+#include "common/divisor.h"
 #include "common/host_device.h"
 
 namespace lpkernels::hopper {
@@ -16,30 +17,6 @@ constexpr int kLargestCluster = 8;
 LPKERNELS_HOST_DEVICE int ceil_div(int a, int b) {
   return (a + b - 1) / b;
 }
-
-// Division by a number that the host knows, in three instructions, for 0 <= n < 2^31 (Granlund and Montgomery 1994): a
-// block works out its place in some ten divisions before it can load anything, and the compiler takes 30 for each.
-struct Divisor {
-  int value = 1;
-  uint32_t multiplier = 0;
-  int shift = 0;
-
-  Divisor() = default;
-  explicit Divisor(int value) : value(value) {
-    if (value > 1) {
-      while ((int64_t{1} << shift) < value) {
-        ++shift;
-      }
-      const uint64_t power = uint64_t{1} << (31 + shift);
-      multiplier = static_cast<uint32_t>((power + value - 1) / value);
-      --shift;
-    }
-  }
-
-  LPKERNELS_HOST_DEVICE int quotient(int n) const {
-    return value == 1 ? n : static_cast<int>(static_cast<uint64_t>(n) * multiplier >> 32 >> shift);
-  }
-};
 
 // Where h and w of y come from. An image enlarged 4 times and convolved with 3x3 taps takes 3 values per small pixel
 // and axis: for the first, the two inner and the last of its 4 rows. On this grid of classes, 3 by 3 for each small
@@ -181,8 +158,7 @@ LPKERNELS_HOST_DEVICE ConvBlock block_at(const ConvShape& shape, int n, int tile
   return block;
 }
 
-// The steps of a block's sum: 64 channels after 64, then the taps in the order w, h, d. This and the two origins below
-// work out once what all steps share: a producer has a few hundred cycles for a step.
+// The steps of a block's sum: 64 channels after 64, then the taps in the order w, h, d.
 struct StepOrder {
   int boxes, across, down;
 
@@ -213,21 +189,6 @@ struct StepOrder {
     }
     k.h = 0;
     ++k.d;
-  }
-};
-
-// Where the box of a step begins in x: channel, w, h, d, b.
-struct PixelOrigin {
-  int w, h, d, b;
-
-  LPKERNELS_HOST_DEVICE PixelOrigin(const ConvShape& shape, const ConvBlock& block)
-      : w(block.w * shape.stride_of_x() + axis_taps(shape, shape.taps_w, block.phase_w).first),
-        h(block.h * shape.stride_of_x() + axis_taps(shape, shape.taps_h, block.phase_h).first),
-        d(block.d - shape.taps_d / 2),
-        b(block.b) {}
-
-  LPKERNELS_HOST_DEVICE std::array<int, 5> at(const KStep& k) const {
-    return {k.box * kBoxChannels, w + k.w, h + k.h, d + k.d, b};
   }
 };
 
@@ -270,60 +231,6 @@ LPKERNELS_HOST_DEVICE int64_t index_in_y(const ConvShape& shape, const ConvBlock
   const int64_t plane = int64_t{block.b} * shape.depth + at.d;
   return (plane * shape.height * stride + at.h) * shape.width * stride + at.w;
 }
-
-// A box of a tensor in elements, innermost dimension first; the innermost stride is one. Of `box` elements along a
-// dimension every `every`-th is taken.
-struct TensorBox {
-  std::array<uint64_t, 5> sizes;
-  std::array<uint64_t, 4> strides;
-  std::array<uint32_t, 5> box;
-  std::array<uint32_t, 5> every = {1, 1, 1, 1, 1};
-};
-
-// The tile's pixels, 64 channels of each.
-inline TensorBox pixel_box(int64_t pixel_stride, const ConvShape& shape) {
-  const uint64_t every = shape.stride_of_x(), p = pixel_stride;
-  const uint64_t w = shape.width * every, h = shape.height * every, d = shape.depth;
-  const auto size = [](uint64_t value) { return static_cast<uint32_t>(value); };
-  return {{static_cast<uint64_t>(shape.channels), w, h, d, static_cast<uint64_t>(shape.batch)},
-          {p, p * w, p * w * h, p * w * h * d},
-          {kBoxChannels, size(shape.tile_w * every), size(shape.tile_h * every), size(shape.tile_d), 1},
-          {1, size(every), size(every), 1, 1}};
-}
-
-// block_n rows of the weight, 64 channels of one tap. A row is the taps of an output, one after the other. Permuted:
-// column 8 j + 2 q + e of a product lies in thread q of a quad, so the box takes rows in an order that gives the thread
-// group / 4 neighbouring outputs: column 8 (J i_max + i) + 2 q + e is output group J + (group / 4) q + 2 i + e.
-inline TensorBox weight_box(const ConvShape& shape, int block_n) {
-  const uint64_t row = static_cast<uint64_t>(shape.taps_d) * shape.taps_h * shape.taps_w * shape.channels;
-  const uint64_t rows = static_cast<uint64_t>(shape.phases()) * shape.outputs, group = shape.group;
-  const auto size = [](uint64_t value) { return static_cast<uint32_t>(value); };
-  if (!shape.permuted) {
-    return {{row, rows, 1, 1, 1}, {row, row, row, row}, {kBoxChannels, size(block_n), 1, 1, 1}};
-  }
-  return {{row, 2, 4, group / 8, rows / group},
-          {row, group / 4 * row, 2 * row, group * row},
-          {kBoxChannels, 2, 4, size(group / 8), size(block_n / group)}};
-}
-
-// Where the box of a step begins in the weight.
-struct WeightOrigin {
-  int channels, taps_h, taps_w, first, row;
-  bool permuted;
-
-  LPKERNELS_HOST_DEVICE WeightOrigin(const ConvShape& shape, const ConvBlock& block)
-      : channels(shape.channels),
-        taps_h(shape.taps_h),
-        taps_w(shape.taps_w),
-        first(axis_taps(shape, taps_h, block.phase_h).stored * taps_w + axis_taps(shape, taps_w, block.phase_w).stored),
-        row(shape.permuted ? block.weight_row / shape.group : block.weight_row),
-        permuted(shape.permuted) {}
-
-  LPKERNELS_HOST_DEVICE std::array<int, 5> at(const KStep& k) const {
-    const int tap = first + (k.d * taps_h + k.h) * taps_w + k.w, c = tap * channels + k.box * kBoxChannels;
-    return permuted ? std::array<int, 5>{c, 0, 0, 0, row} : std::array<int, 5>{c, row, 0, 0, 0};
-  }
-};
 
 // Neighbouring outputs of one pixel in a thread's accumulators, when the weight's rows are permuted in groups of
 // 4 * Width. The two multiplying warpgroups have threads 0 to 255.

@@ -8,7 +8,7 @@
 #include <cute/arch/copy_sm90_tma.hpp>
 #include <cute/tensor.hpp>
 
-#include "hopper/conv_shape.h"
+#include "hopper/conv_boxes.h"
 
 namespace lpkernels::hopper {
 

@@ -5,7 +5,7 @@
 #include <cuda_runtime.h>
 
 #include "common/stable.h"
-#include "hopper/conv_shape.h"
+#include "hopper/conv_boxes.h"
 
 namespace lpkernels::hopper {
 

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "hopper/conv_shape.h"
+#include "hopper/conv_boxes.h"
 
 using namespace lpkernels::hopper;
 
