@@ -11,7 +11,6 @@
 #include "hopper/epilogue.cuh"
 
 namespace lpkernels {
-namespace {
 
 using namespace hopper;
 
@@ -137,6 +136,8 @@ struct PoolEpilogue : ReadsNothingAhead {
     }
   }
 };
+
+namespace {
 
 // Few outputs: 32 rows of 8 pixels read their halo twice less often than single boxes would.
 using Narrow = HaloLoop</*TileH=*/32, /*TileW=*/8, /*BlockN=*/64, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/9>;

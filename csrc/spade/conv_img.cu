@@ -12,12 +12,8 @@
 #include "hopper/epilogue.cuh"
 
 namespace lpkernels {
-namespace {
 
 using namespace hopper;
-
-// 8 rows of 32 pixels: a box of x serves three taps.
-using ImageLoop = HaloLoop</*TileH=*/8, /*TileW=*/32, /*BlockN=*/16, /*TapsH=*/3, /*XStages=*/4, /*WeightStages=*/9>;
 
 struct ImageEpilogue : ReadsNothingAhead {
   static constexpr bool kClusters = false, kManyTiles = true, kHasValues = true;
@@ -118,6 +114,11 @@ struct ImageEpilogue : ReadsNothingAhead {
     }
   }
 };
+
+namespace {
+
+// 8 rows of 32 pixels: a box of x serves three taps.
+using ImageLoop = HaloLoop</*TileH=*/8, /*TileW=*/32, /*BlockN=*/16, /*TapsH=*/3, /*XStages=*/4, /*WeightStages=*/9>;
 
 Tensor conv_img_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& bias, int64_t upscale, bool as_uint8) {
   const Activation x = activation("conv_img", "x", x_tensor);
