@@ -140,6 +140,22 @@ def of_classes(size: int) -> int:
     return size // rewrites.CLASSES * len(rewrites.CLASS_OF_ROW)
 
 
+def same_or_half(name: str, x: Tensor, actv: Tensor, classes: bool) -> tuple[int, int]:
+    """The image's H and W, of ``actv`` or of what its ``classes`` stand for; ``x`` must have them, or half of both.
+
+    Raises:
+        ValueError: it has neither, or another batch.
+    """
+    batch, height, width, _ = actv.shape
+    if classes:
+        height, width = of_classes(height), of_classes(width)
+    if tuple(x.shape[:3]) not in ((batch, height, width), (batch, height / 2, width / 2)):
+        raise ValueError(
+            f"{name} must have H and W of actv, {height} and {width}, or half of both, got {tuple(x.shape)}"
+        )
+    return height, width
+
+
 def pad_channels(tensor: Tensor, multiple: int) -> Tensor:
     """The last axis padded with zeros to a multiple; contiguous."""
     missing = -tensor.shape[-1] % multiple

@@ -146,7 +146,7 @@ def spade_conv(
     """
     _conv.activation("x", x, 4)
     _conv.activation("actv", actv, 4)
-    batch, height, width, inputs = actv.shape
+    batch, _, _, inputs = actv.shape
     channels = x.shape[-1]
     _conv.weight("weight", weight, x, ("2C", TAPS, TAPS, inputs))
     classes = _conv.reads_classes("actv", actv, weight, bias)
@@ -157,10 +157,7 @@ def spade_conv(
             f"channels of x, got {tuple(weight.shape)}"
         )
     _conv.float32("bias", bias, x, (rows,))
-    if classes:
-        height, width = _conv.of_classes(height), _conv.of_classes(width)
-    if tuple(x.shape[:3]) not in ((batch, height, width), (batch, height / 2, width / 2)):
-        raise ValueError(f"x must have H and W of actv, {height} and {width}, or half of both, got {tuple(x.shape)}")
+    height, width = _conv.same_or_half("x", x, actv, classes)
     _conv.statistics(stats, x, channels)
     _checks.same_dtype("x", x, actv=actv)
     _checks.same_device("x", x, actv=actv)
