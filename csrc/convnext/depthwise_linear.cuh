@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
     targets[pixel] = y < p.height && x < p.width ? y * p.width + x : -1;
   }
   if (threadIdx.x == 0) {
-    expect_bytes(arrivals, (chunks.all - chunks.count) * Memory::kChunkBytes);
+    init_arrivals(arrivals);
   }
   if (at.apart) {
     arrive_at_cluster();
@@ -177,6 +177,9 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
   }
   clear_rest<Memory>(chunks, own, a);
   __syncthreads();
+  if (threadIdx.x == 0) {
+    expect_bytes(arrivals, (chunks.all - chunks.count) * Memory::kChunkBytes);
+  }
   share_chunks<Memory>(chunks, own, p.cluster, a, arrivals);
   product.load_held(p.weight, first_n, p.outputs, 0, p.channels);  // again, rather than in registers all the while
   wait_for_bytes(arrivals);

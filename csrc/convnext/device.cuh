@@ -119,7 +119,7 @@ __device__ inline float approximate_exp2(float v) {
   return result;
 }
 
-// The two halves of a barrier of the cluster that orders no memory but what `expect_bytes` wrote.
+// The two halves of a barrier of the cluster that orders no memory but what `init_arrivals` wrote.
 __device__ inline void arrive_at_cluster() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
@@ -131,12 +131,16 @@ __device__ inline unsigned shared_address(const void* own) {
   return static_cast<unsigned>(__cvta_generic_to_shared(own));
 }
 
-// One thread says how many bytes blocks of the cluster will send this one, once, with `arrivals`.
-__device__ inline void expect_bytes(uint64_t* arrivals, int bytes) {
-  const unsigned at = shared_address(arrivals);
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(at) : "memory");
+// One thread makes `arrivals` ready to count, before the block tells its cluster that it runs.
+__device__ inline void init_arrivals(uint64_t* arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(arrivals)) : "memory");
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+}
+
+// One thread says how many bytes blocks of the cluster send this one, once; some may have arrived before.
+__device__ inline void expect_bytes(uint64_t* arrivals, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(arrivals)), "r"(bytes)
+               : "memory");
 }
 
 // Waits until they are there and may be read.

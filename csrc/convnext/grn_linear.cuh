@@ -162,6 +162,7 @@ static __global__ void __launch_bounds__(kThreads, 2) grn_linear_kernel(const __
                            : make_float4(0.f, 0.f, 0.f, 0.f);
   copy_bias(p.bias, first_n, p.outputs, bias);
   if (thread == 0) {
+    init_arrivals(arrivals);
     expect_bytes(arrivals, static_cast<int>(sizeof(float)) * (p.depth + cluster * at.senders));
     SplitSums::expect(arrivals + 1);
   }

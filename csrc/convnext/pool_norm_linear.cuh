@@ -107,6 +107,7 @@ static __global__ void __launch_bounds__(kThreads, 2)
   }
   const float bias = n < p.outputs ? p.bias[n] : 0.f;
   if (thread == 0) {
+    init_arrivals(arrivals);
     expect_bytes(arrivals, static_cast<int>(sizeof(float)) * p.channels);
   }
   arrive_at_cluster();

@@ -53,6 +53,7 @@ struct SplitSums {
         column(static_cast<int>(threadIdx.x % Product::kQuads) * 4) {}
 
   __device__ static void expect(uint64_t* arrivals) {
+    init_arrivals(arrivals);
     expect_bytes(arrivals, static_cast<int>(sizeof(float)) * Product::kRows * Product::kColumns);
   }
 

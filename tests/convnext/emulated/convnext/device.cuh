@@ -385,8 +385,15 @@ inline void wait_for_cluster() {
   emulated::wait(emulated::current->block->cluster->barrier, emulated::current->awaited);
 }
 
+// Bytes that are still to come; not known before `expect_bytes`.
+constexpr uint64_t kNotKnown = uint64_t{1} << 40;
+
+inline void init_arrivals(uint64_t* arrivals) {
+  *arrivals = kNotKnown;
+}
+
 inline void expect_bytes(uint64_t* arrivals, int bytes) {
-  *arrivals = bytes;
+  *arrivals += bytes - kNotKnown;
 }
 
 inline void wait_for_bytes(uint64_t* arrivals) {
