@@ -65,7 +65,8 @@ class Program:
     def _settings(self, model: LivePortrait, folder: Path) -> dict[str, Any]:
         """Fields of the ``InferenceConfig``; the networks are written where it looks for them."""
         on_gpu, size = model.device.type == "cuda", model.config.image_size
-        mask = feathered_mask(model.config.output_size)[..., None].expand(-1, -1, 3).contiguous().numpy()
+        levels = (255 * feathered_mask(model.config.output_size)).round().to(torch.uint8)  # as cv2 reads a picture
+        mask = levels[..., None].expand(-1, -1, 3).contiguous().numpy()
         write_networks(model, folder)
         return {
             "models_config": str(folder / "models.yaml"),

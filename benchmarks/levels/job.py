@@ -55,7 +55,7 @@ def measure(context: Context) -> Iterator[list[Measurement]]:
 def _subject(context: Context, folder: Path) -> Subject:
     from lpkernels.animate.portrait import write_sample
 
-    frames = FRAMES[context.device.type]
+    frames = context.options.frames or FRAMES[context.device.type]
     source, driving = write_sample(folder, frames=frames, size=2 * context.config.image_size)
     ways = _ways(context.model, context.device)
 

@@ -49,7 +49,8 @@ def find(target: Any) -> list[Found]:
         return [_found(name, target, network)]
     found: list[Found] = []
     seen: set[int] = set()
-    for row in _walk(target, "", set()):
+    rows = (row for path, holder in holders(target) for row in _rows(holder, path))
+    for row in rows:
         if row.module is None or id(row.module) not in seen:
             seen.add(id(row.module))
             found.append(row)
@@ -62,8 +63,19 @@ def find(target: Any) -> list[Found]:
     return found
 
 
-def _walk(holder: Any, path: str, walked: set[int]) -> Iterator[Found]:
-    walked.add(id(holder))
+def holders(target: Any) -> Iterator[tuple[str, Any]]:
+    """A program's objects that hold networks, ``target`` first, each once with the path of attributes to it."""
+    waiting, seen = [("", target)], {id(target)}
+    while waiting:
+        path, holder = waiting.pop(0)
+        yield path, holder
+        for name, value in _members(holder).items():
+            if name in HOLDERS and id(value) not in seen and not isinstance(value, nn.Module | Mapping):
+                seen.add(id(value))
+                waiting.append((f"{path}{name}.", value))
+
+
+def _rows(holder: Any, path: str) -> Iterator[Found]:
     for name, value in _members(holder).items():
         where = path + name
         if isinstance(value, nn.Module):
@@ -78,8 +90,6 @@ def _walk(holder: Any, path: str, walked: set[int]) -> Iterator[Found]:
             yield Found(where, None, kind, _BY_NAME[name], "no torch module")
         elif isinstance(value, Mapping):
             yield from _known_left(where, value)
-        elif name in HOLDERS and id(value) not in walked:
-            yield from _walk(value, f"{where}.", walked)
 
 
 def _found(where: str, module: nn.Module, network: Network) -> Found:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Part:
-    """One network of a target.
+    """One network of a target, or a function that goes with them.
 
     Attributes:
         where: the path of attributes that leads to it, or its class where it is the target itself.
         kind: its class.
-        network: what it was recognised as; None if that has no name of its own.
-        replaced: whether a fused network answers in its place now.
+        network: what it was recognised as, and its switch; None if that has no name of its own.
+        replaced: whether a fused network answers in its place now, or a function of lpkernels'.
         note: how, or why not.
     """
 
@@ -38,7 +38,7 @@ class Report:
 
     @property
     def replaced(self) -> tuple[str, ...]:
-        """Names of the networks that are replaced now."""
+        """Names of the parts that are replaced now."""
         return tuple(part.network for part in self.parts if part.replaced and part.network is not None)
 
     @property
@@ -48,7 +48,7 @@ class Report:
 
     def __str__(self) -> str:
         known = sum(part.network is not None for part in self.parts)
-        lines = [f"lpkernels: {len(self.replaced)} of {known} networks of {self.target} replaced"]
+        lines = [f"lpkernels: {len(self.replaced)} of {known} parts of {self.target} replaced"]
         wide = [max(len(part.where) for part in self.parts), max(len(part.kind) for part in self.parts)]
         for part in self.parts:
             verdict = "replaced" if part.replaced else "left"

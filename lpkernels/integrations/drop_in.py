@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from lpkernels.errors import InputError
+from lpkernels.integrations import _paste_back
 from lpkernels.integrations._construction import Acceleration
-from lpkernels.integrations._find import Found, find
+from lpkernels.integrations._find import Found, find, holders
 from lpkernels.integrations._networks import NETWORKS, baseline_of
 from lpkernels.integrations._patch import Patch, exchange, is_compiled, patch_of, unwrapped
 from lpkernels.integrations._replacements import Settings
@@ -64,8 +65,8 @@ def accelerate(
         precision: ``fp16``, ``bf16`` or ``fp32``, as in ``lpkernels.optimize``.
         graph: frames as CUDA graphs, one for each shape: True must, False must not, None wherever it can be done.
         check_finite: raise LpkernelsError naming the first layer that gives inf or NaN; slow, for finding an overflow.
-        switches: ``appearance_feature_extractor``, ``motion_extractor``, ``warping_module``, ``spade_generator``;
-            False leaves that network as it is.
+        switches: ``appearance_feature_extractor``, ``motion_extractor``, ``warping_module``, ``spade_generator``,
+            ``paste_back``; False leaves that part as it is.
 
     Returns:
         What was replaced, what was left and why.
@@ -75,7 +76,7 @@ def accelerate(
             switch or value. Nothing was replaced then.
     """
     settings = Settings(precision, graph, check_finite)
-    names = [network.name for network in NETWORKS]
+    names = [*(network.name for network in NETWORKS), _paste_back.NAME]
     for name, value in switches.items():
         if name not in names or not isinstance(value, bool):
             raise InputError(f"switches are {', '.join(names)}, True or False; got {name}={value!r}")
@@ -95,21 +96,57 @@ def restore(target: object) -> Report:
         found = find(target)
         patches = {id(row): patch for row in found if row.module is not None and (patch := patch_of(row.module))}
         exchange(patches.values(), [])
+        paste_back = _restore_paste_back(target, found)
     notes = {True: "put back", False: "was not replaced"}
-    return _report(target, [_part(row, False, row.why_left or notes[id(row) in patches]) for row in found])
+    parts = [_part(row, False, row.why_left or notes[id(row) in patches]) for row in found]
+    return _report(target, parts + paste_back)
 
 
 def _accelerate(target: object, settings: Settings, off: set[str]) -> Report:
     with _one_at_a_time:
         parts, old, new = [], [], []
-        for row in find(target):
+        found = find(target)
+        for row in found:
             part, before, after = _plan(row, settings, off)
             parts.append(part)
             if before is not after:
                 old += [before] if before is not None else []
                 new += [after] if after is not None else []
         exchange(old, new)
-    return _report(target, parts)
+        paste_back = _replace_paste_back(target, found, off)
+    return _report(target, parts + paste_back)
+
+
+def _replace_paste_back(target: object, found: list[Found], off: set[str]) -> list[Part]:
+    """Replaces the function that goes with networks, where the program has one and any of them is replaced."""
+    package = _package_of(target)
+    replaced = [row.module for row in found if row.module is not None and patch_of(row.module) is not None]
+    if package is None or not replaced:
+        return []
+    if _paste_back.NAME in off:
+        _paste_back.remove(package, replaced)
+        return [_function(package, False, "switched off")]
+    device = next(unwrapped(replaced[0]).parameters()).device
+    _paste_back.install(package, device, replaced)
+    return [_function(package, True, f"on {device}, for every object of the package")]
+
+
+def _restore_paste_back(target: object, found: list[Found]) -> list[Part]:
+    package = _package_of(target)
+    if package is None:
+        return []
+    was = _paste_back.installed(package) is not None
+    if _paste_back.remove(package, [row.module for row in found if row.module is not None]):
+        return [_function(package, False, "put back" if was else "was not replaced")]
+    return [_function(package, True, "other objects of the package are accelerated")]
+
+
+def _package_of(target: object) -> str | None:
+    return _paste_back.package_of(holder for _, holder in holders(target))
+
+
+def _function(package: str, replaced: bool, note: str) -> Part:
+    return Part(f"{package}: {_paste_back.NAME}", "function", _paste_back.NAME, replaced, note)
 
 
 def _plan(row: Found, settings: Settings, off: set[str]) -> tuple[Part, Patch | None, Patch | None]:

@@ -160,8 +160,8 @@ class SpectralConv2d(nn.Conv2d):
         weight = self.weight
         del self.weight
         self.register_parameter("weight_orig", nn.Parameter(weight.detach()))
-        self.register_buffer("weight_u", F.normalize(weight.new_ones(out_channels), dim=0))
-        self.register_buffer("weight_v", F.normalize(weight.new_ones(weight[0].numel()), dim=0))
+        for name, length in (("weight_u", out_channels), ("weight_v", weight[0].numel())):
+            self.register_buffer(name, weight.new_full((length,), length**-0.5))  # of length 1
 
     def normalized_weight(self) -> Tensor:
         """``weight_orig`` / sigma, the weight that the convolution uses."""

@@ -144,7 +144,7 @@ def test_started_for_good_and_the_last_one_counts(
         assert "bf16" in str(lpkernels.accelerate(module.LivePortraitWrapper(), "bf16"))
     made = module.LivePortraitWrapper()
     assert "fp32" in str(first.reports[0])
-    assert "4 of 4 networks of LivePortraitWrapper replaced" in caplog.text
+    assert "4 of 4 parts of LivePortraitWrapper replaced" in caplog.text
     first.stop()
     first.stop()
     assert patched(made) == list(NETWORKS)

@@ -87,7 +87,7 @@ def test_a_part_that_is_switched_off_is_left(off: str) -> None:
 def test_the_report_says_what_was_found() -> None:
     report = lpkernels.accelerate(programs.wrapper(), "bf16", spade_generator=False)
     lines = str(report).splitlines()
-    assert lines[0] == "lpkernels: 3 of 4 networks of LivePortraitWrapper replaced"
+    assert lines[0] == "lpkernels: 3 of 4 parts of LivePortraitWrapper replaced"
     assert [line.split()[:4] for line in lines[3:5]] == [
         ["warping_module", "WarpingNetwork", "replaced", "bf16"],
         ["spade_generator", "SPADEDecoder", "left", "switched"],

@@ -89,7 +89,7 @@ def test_bad_settings() -> None:
     wrapper = programs.wrapper()
     for said, settings in {
         "precision must be one of fp16, bf16, fp32, got 'int8'": {"precision": "int8"},
-        "switches are appearance_feature_extractor, .* got stitching=False": {"stitching": False},
+        "switches are appearance_.*paste_back, True or False; got stitching=False": {"stitching": False},
         "True or False; got warping_module=1": {"warping_module": 1},
         "graph=True needs networks on a CUDA device, appearance_feature_extractor is on cpu": {"graph": True},
         "leave graph=True out": {"graph": True, "check_finite": True},
