@@ -22,7 +22,7 @@ from lpkernels.models.live_portrait import LivePortrait
 class Options:
     """What to measure and how long; times in seconds. ``providers`` and ``subjects`` are patterns.
 
-    ``frames`` are those in a row of the endurance level and of the programs' clip, ``soak_seconds`` its live session's;
+    ``frames`` are those in a row of the endurance level and of the clips of programs and jobs, ``soak_seconds`` its live session's;
     None: as long as suits the device.
     """
 
