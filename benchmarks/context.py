@@ -22,8 +22,8 @@ from lpkernels.models.live_portrait import LivePortrait
 class Options:
     """What to measure and how long; times in seconds. ``providers`` and ``subjects`` are patterns.
 
-    ``frames`` are those in a row of the endurance level and of the clips of programs and jobs, ``soak_seconds`` its live session's;
-    None: as long as suits the device.
+    ``frames`` are those in a row of the endurance level and of the clips of programs and jobs, ``soak_seconds`` are of
+    a live session; None: as long as suits the device.
     """
 
     device: torch.device
