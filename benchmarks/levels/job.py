@@ -55,8 +55,10 @@ def measure(context: Context) -> Iterator[list[Measurement]]:
 def _subject(context: Context, folder: Path) -> Subject:
     from lpkernels.animate.portrait import write_sample
 
-    frames = context.options.frames or FRAMES[context.device.type]
-    source, driving = write_sample(folder, frames=frames, size=2 * context.config.image_size)
+    drawn = FRAMES[context.device.type]
+    loops = max(1, round((context.options.frames or drawn) / drawn))
+    frames = drawn * loops
+    source, driving = write_sample(folder, frames=drawn, size=2 * context.config.image_size, loops=loops)
     ways = _ways(context.model, context.device)
 
     def maker(load: Callable[[], PortraitModel[Any]], overlapped: bool) -> Callable[[], Candidate]:

@@ -76,8 +76,13 @@ def driving_frames(count: int, size: int, look: Look = DRIVING_LOOK) -> Iterator
         yield draw_portrait(size, pose.yaw, pose.pitch, pose.roll, pose.eyes, pose.mouth, look)
 
 
-def write_sample(folder: str | Path, *, frames: int = 72, size: int = 256, fps: int = 24) -> tuple[Path, Path]:
+def write_sample(
+    folder: str | Path, *, frames: int = 72, size: int = 256, fps: int = 24, loops: int = 1
+) -> tuple[Path, Path]:
     """Write ``source.png`` and ``driving.mp4`` (with a soft tone that follows the mouth) into an existing folder.
+
+    Args:
+        frames: to draw, which takes its time; the clip shows them ``loops`` times.
 
     Returns:
         The paths of the picture and of the clip.
@@ -86,15 +91,17 @@ def write_sample(folder: str | Path, *, frames: int = 72, size: int = 256, fps: 
         InputError: the folder does not exist, or a number is out of range.
         LpkernelsError: the folder cannot be written to.
     """
-    if frames < 1:
-        raise InputError(f"frames of the sample clip must be at least 1, got {frames}")
+    for name, count in (("frames", frames), ("loops", loops)):
+        if count < 1:
+            raise InputError(f"{name} of the sample clip must be at least 1, got {count}")
     source, driving = Path(folder) / "source.png", Path(folder) / "driving.mp4"
     save_image(source, draw_portrait(size))
     with tempfile.TemporaryDirectory() as scratch:
         tone = Path(scratch) / "tone.wav"
-        _write_tone(tone, frames, fps)
+        _write_tone(tone, frames, fps, loops)
         with VideoWriter(driving, fps, (size, size), audio_from=tone) as writer:
-            for frame in driving_frames(frames, size):
+            drawn = driving_frames(frames, size)
+            for frame in drawn if loops == 1 else list(drawn) * loops:
                 writer.write(frame)
     return source, driving
 
@@ -113,11 +120,11 @@ def _pose_at(phase: float) -> Pose:
     )
 
 
-def _write_tone(path: Path, frames: int, fps: int, rate: int = 24000) -> None:
+def _write_tone(path: Path, frames: int, fps: int, loops: int, rate: int = 24000) -> None:
     """A quiet A3 with two overtones, as loud as the mouth is open."""
-    time = np.arange(round(frames * rate / fps)) / rate
-    opening = np.array([_pose_at(index / frames).mouth for index in range(frames)])
-    loudness = 0.03 + 0.12 * np.interp(time * fps, np.arange(frames), opening)
+    time = np.arange(round(frames * loops * rate / fps)) / rate
+    opening = np.array([_pose_at(index / frames).mouth for index in range(frames)] * loops)
+    loudness = 0.03 + 0.12 * np.interp(time * fps, np.arange(frames * loops), opening)
     wavelet = sum(np.sin(2 * np.pi * 220 * n * time) / n**2 for n in (1, 2, 3))
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)

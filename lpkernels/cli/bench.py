@@ -62,7 +62,7 @@ def add_parser(subparsers: Any) -> None:
         "--frames",
         type=_count,
         metavar="N",
-        help="endurance: in a row (default: 10000; CPU: 8); programs, job: the clip (80 and 72; CPU: 2 and 3)",
+        help="endurance: in a row (default: 10000; CPU: 8); programs, job: the clip, a job's in whole loops (80, 72; CPU: 2, 3)",
     )
     parser.add_argument(
         "--soak-seconds", type=_positive, metavar="S", help="endurance: of the live session (default: 600; CPU: 3)"

@@ -84,8 +84,19 @@ def test_sample(tmp_path: Path) -> None:
     assert sorted(item.name for item in tmp_path.iterdir()) == ["driving.mp4", "source.png"]
 
 
+def test_a_sample_that_loops(tmp_path: Path) -> None:
+    _, driving = write_sample(tmp_path, frames=5, size=64, loops=3)
+    with VideoReader(driving) as reader:
+        frames = [frame.astype(int) for frame in reader]
+    assert len(frames) == 15
+    again, other = np.abs(frames[6] - frames[1]).mean(), np.abs(frames[6] - frames[3]).mean()
+    assert again < other / 2
+
+
 def test_sample_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least 1"):
         write_sample(tmp_path, frames=0)
+    with pytest.raises(InputError, match="loops"):
+        write_sample(tmp_path, loops=0)
     with pytest.raises(LpkernelsError, match="does not exist"):
         write_sample(tmp_path / "missing")
