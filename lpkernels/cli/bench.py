@@ -62,7 +62,8 @@ def add_parser(subparsers: Any) -> None:
         "--frames",
         type=_count,
         metavar="N",
-        help="endurance: in a row (default: 10000; CPU: 8); programs, job: the clip, a job's in whole loops (80, 72; CPU: 2, 3)",
+        help="endurance: in a row (default: 10000; CPU: 8); programs: the clip (80; CPU: 2); job: the clip, in whole "
+        "loops (72; CPU: 3)",
     )
     parser.add_argument(
         "--soak-seconds", type=_positive, metavar="S", help="endurance: of the live session (default: 600; CPU: 3)"
