@@ -7,6 +7,7 @@ encoding have a thread each. ``animator-*`` run the published networks, ``lpkern
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import tempfile
 import threading
@@ -65,7 +66,7 @@ def _subject(context: Context, folder: Path) -> Subject:
         return lambda: job(load(), source, driving, folder / "out.mp4", overlapped)
 
     def first_frames() -> Tensor:
-        return job(context.model, source, driving, folder / "reference.mp4", overlapped=False).call()
+        return job(context.model, source, driving, folder / "reference.mp4", overlapped=False, most=CHECKED).call()
 
     return Subject(
         level="job",
@@ -108,8 +109,10 @@ def _ways(model: LivePortrait, device: torch.device) -> dict[str, tuple[str, Cal
     return ways | {name: (FORMS[name].works_in(device), optimized(FORMS[name].precision)) for name in OWN[device.type]}
 
 
-def job(model: PortraitModel[Any], source: Path, driving: Path, output: Path, overlapped: bool) -> Candidate:
-    """One job as a call without arguments; it returns its first frames as float, to be checked."""
+def job(
+    model: PortraitModel[Any], source: Path, driving: Path, output: Path, overlapped: bool, most: int | None = None
+) -> Candidate:
+    """One job, of ``most`` frames at most, as a call without arguments; it returns its first frames, to be checked."""
     spent: dict[str, float] = {}
     warm_up = 0.0
 
@@ -122,7 +125,7 @@ def job(model: PortraitModel[Any], source: Path, driving: Path, output: Path, ov
         size = (model.config.output_size,) * 2
         with VideoReader(driving) as reader, VideoWriter(output, reader.fps, size, audio_from=driving) as writer:
             animator = Animator(model, source)
-            frames = _timed(reader, "decode", spent)
+            frames = _timed(itertools.islice(reader, most), "decode", spent)
             run = animator.run(_ahead(frames)) if overlapped else animator.run(frames, ahead=0)
             animated = _timed(run, "animate", spent)
             for frame in _ahead(animated) if overlapped else animated:
