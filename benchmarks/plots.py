@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figure import color, good, new, png
+from benchmarks.plot_kernels import kernels, roofline
 from benchmarks.records import Records
 from benchmarks.work import Measurement
 from lpkernels.errors import LpkernelsError
 
-BASE, OWN, COMPILED, GRAPH = "#8a94a6", "#1f6feb", "#d97706", "#2a9d6f"
 NETWORK_COLORS = ("#1f6feb", "#f2b134", "#2a9d6f", "#d1495b")
+COLORS, STYLES = 10, ("-", "--", ":")  # of lines: after so many colours the next style
 FRAME_NETWORKS = ("motion_extractor", "stitching", "warping_module", "spade_generator")
-LOGARITHMIC_FROM = 100  # times between the shortest and the longest bar
 NETWORK_LABELS = ("M motion extractor", "S stitching", "W warping module", "G SPADE decoder")
 
 
@@ -29,7 +29,7 @@ def draw(records: Records) -> dict[str, bytes]:
     figures: dict[str, Callable[[Records], Any]] = {
         "frame": lambda kept: times(kept.level("frame"), "Whole frame"),
         "networks": stacked,
-        "ops": lambda kept: times(kept.level("ops"), "Kernels"),
+        "ops": kernels,
         "techniques": lambda kept: times(kept.level("techniques"), "Techniques on the whole frame"),
         "roofline": roofline,
         "throughput": throughput,
@@ -39,7 +39,7 @@ def draw(records: Records) -> dict[str, bytes]:
     for name, function in figures.items():
         figure = function(records)
         if figure is not None:
-            drawn[name] = _png(figure)
+            drawn[name] = png(figure)
     return drawn
 
 
@@ -52,40 +52,23 @@ def write(figures: dict[str, bytes], folder: Path) -> list[Path]:
     return paths
 
 
-def color(provider: str) -> str:
-    """One colour per family of providers, the same in every figure."""
-    if provider.startswith("lpkernels"):
-        return OWN
-    if "compile" in provider:
-        return COMPILED
-    return GRAPH if "graph" in provider else BASE
-
-
 def times(measurements: Sequence[Measurement], title: str) -> Any:
-    """Median per provider as bars, p20 to p80 as error bars, the relative error written beside each.
-
-    The scale is logarithmic where kernels of microseconds stand beside others of milliseconds.
-    """
-    good = _good(measurements)
-    if not good:
+    """Median per provider as bars, p20 to p80 as error bars, the relative error written beside each."""
+    measured = good(measurements)
+    if not measured:
         return None
-    figure, axes = _figure(height=1.2 + 0.34 * len(good))
-    several = len({(one.subject, one.batch) for one in good}) > 1
-    for row, one in enumerate(good):
+    figure, axes = new(height=1.2 + 0.34 * len(measured))
+    several = len({(one.subject, one.batch) for one in measured}) > 1
+    for row, one in enumerate(measured):
         median, low, high = one.median_ms or 0.0, one.p20_ms or 0.0, one.p80_ms or 0.0
         axes.barh(row, median, color=color(one.provider), height=0.7)
         axes.errorbar(median, row, xerr=[[median - low], [high - median]], color="#222", capsize=3, linewidth=1)
         text = f"  {median:.3g} ms   error {one.relative_error:.0e}"
         axes.text(max(high, median), row, text, va="center", fontsize=8)
-    shapes = Counter(subject for subject, _ in {(one.subject, one.shape) for one in good})
-    axes.set_yticks(range(len(good)), [_label(one, several, shapes[one.subject] > 1) for one in good])
+    shapes = Counter(subject for subject, _ in {(one.subject, one.shape) for one in measured})
+    axes.set_yticks(range(len(measured)), [_label(one, several, shapes[one.subject] > 1) for one in measured])
     axes.invert_yaxis()
-    least, most = min(one.median_ms or 0.0 for one in good), max(one.p80_ms or 0.0 for one in good)
-    if several and most > LOGARITHMIC_FROM * least > 0:
-        axes.set_xscale("log")
-        axes.set_xlim(least / 2, 100 * most)  # room for the text
-    else:
-        axes.set_xlim(0, 1.3 * most)
+    axes.set_xlim(0, 1.3 * max(one.p80_ms or 0.0 for one in measured))
     axes.set_xlabel("ms, median with p20 and p80")
     axes.set_title(title, loc="left")
     return figure
@@ -94,13 +77,13 @@ def times(measurements: Sequence[Measurement], title: str) -> Any:
 def stacked(records: Records) -> Any:
     """Time per network, stacked, for every provider that has all networks of a frame at batch 1."""
     found: dict[str, dict[str, Measurement]] = {}
-    for one in _good(records.level("networks")):
+    for one in good(records.level("networks")):
         if one.batch == 1 and one.subject in FRAME_NETWORKS:
             found.setdefault(one.provider, {})[one.subject] = one
     whole = {provider: parts for provider, parts in found.items() if len(parts) == len(FRAME_NETWORKS)}
     if not whole:
         return None
-    figure, axes = _figure(height=1.6 + 0.42 * len(whole))
+    figure, axes = new(height=1.6 + 0.42 * len(whole))
     starts = [0.0] * len(whole)
     for network, label, shade in zip(FRAME_NETWORKS, NETWORK_LABELS, NETWORK_COLORS, strict=True):
         widths = [parts[network].median_ms or 0.0 for parts in whole.values()]
@@ -117,45 +100,14 @@ def stacked(records: Records) -> Any:
     return figure
 
 
-def roofline(records: Records) -> Any:
-    """Achieved TFLOP/s against operations per compulsory byte, under the ceilings measured in the same run."""
-    points = [one for level in ("ops", "networks") for one in _good(records.level(level)) if one.tflops and one.bytes]
-    if not points:
-        return None
-    figure, axes = _figure(height=5.0)
-    ceilings = records.ceilings(points[-1])
-    copy = ceilings.get("copy_gbps")
-    for precision in ("fp32", "fp16", "int8"):
-        peak = ceilings.get(f"{precision}_tflops")
-        if peak and copy:
-            _roof(axes, precision, peak, copy / 1e3)
-    for one in points:
-        axes.plot(one.flops / one.bytes, one.tflops, "o", color=color(one.provider), markersize=5, alpha=0.8)
-    for one in {point.subject: point for point in sorted(points, key=lambda item: item.tflops or 0.0)}.values():
-        place = (one.flops / one.bytes, one.tflops)
-        axes.annotate(one.subject, place, xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("operations per compulsory byte")
-    axes.set_ylabel("TFLOP/s of the published work")
-    axes.set_title("Roofline: measured ceilings, the fastest of each subject named", loc="left")
-    return figure
-
-
-def _roof(axes: Any, name: str, peak: float, terabytes: float) -> None:
-    ridge = peak / terabytes
-    axes.plot([0.1, ridge, max(1e4, 10 * ridge)], [0.1 * terabytes, peak, peak], color="#444", linewidth=1)
-    axes.annotate(f"{name} {peak:.3g} TFLOP/s", (ridge, peak), xytext=(4, 3), textcoords="offset points", fontsize=8)
-
-
 def throughput(records: Records) -> Any:
     """Frames per second against batch, one line per provider."""
     lines: dict[str, list[Measurement]] = {}
-    for one in _good(records.level("throughput")):
+    for one in good(records.level("throughput")):
         lines.setdefault(one.provider, []).append(one)
     if not lines:
         return None
-    figure, axes = _figure(height=4.2)
+    figure, axes = new(height=4.2)
     for provider, line in lines.items():
         line = sorted(line, key=lambda one: one.batch)
         rates = [1e3 * one.frames / (one.median_ms or 1.0) for one in line]
@@ -175,18 +127,21 @@ def throughput(records: Records) -> Any:
 
 def warmup(records: Records) -> Any:
     """Time of each of the first calls, the build added to the first: what a user waits before the fast state."""
-    lines = [one for one in _good(records.level("frame")) if one.batch == 1 and one.warmup_ms]
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    lines = [one for one in good(records.level("frame")) if one.batch == 1 and one.warmup_ms]
     if not lines:
         return None
-    figure, axes = _figure(height=4.2)
+    figure, axes = new(height=4.2)
     for one in lines:
         first = one.warmup_ms[0] + 1e3 * (one.build_s or 0.0)
         calls = range(1, len(one.warmup_ms) + 1)
-        axes.plot(calls, [first, *one.warmup_ms[1:]], marker=".", label=one.provider)
+        style = STYLES[len(axes.lines) // COLORS % len(STYLES)]
+        axes.plot(calls, [first, *one.warmup_ms[1:]], style, marker=".", label=one.provider)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=7)
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("call")
     axes.set_ylabel("ms")
     axes.set_title("Warm-up of the whole frame: build and first call, then call by call", loc="left")
@@ -194,34 +149,7 @@ def warmup(records: Records) -> Any:
     return figure
 
 
-def _good(measurements: Sequence[Measurement]) -> list[Measurement]:
-    return [one for one in measurements if one.status == "ok"]
-
-
 def _label(one: Measurement, several: bool, several_shapes: bool) -> str:
     batch = f" x{one.batch}" if one.batch != 1 else ""
     shape = f", {one.shape}" if several_shapes else ""
     return f"{one.subject}{batch}{shape}: {one.provider}" if several else one.provider
-
-
-def _figure(height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def write_png(figure: Any, path: Path) -> Path:
-    """Write one figure, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_png(figure))
-    return path
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    # Without the software's version in it the same records give the same file.
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    return buffer.getvalue()

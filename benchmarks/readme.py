@@ -19,6 +19,7 @@ from benchmarks.work import Measurement
 from lpkernels.errors import InputError
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+OF_A_FRAME = ("motion_extractor", "keypoints", "warping_module", "spade_generator")
 _BLOCK = re.compile(r"<!-- bench:begin (?P<name>\S+) -->\n(?P<text>.*?)<!-- bench:end (?P=name) -->", re.DOTALL)
 _MARKER = re.compile(r"<!-- bench:(?:begin|end) \S+ -->")
 
@@ -32,18 +33,23 @@ def _frame(kept: Records) -> Table:
 
 
 def _networks(kept: Records) -> Table:
-    return against(_ran(kept, "networks"), *sections.BASELINES)
+    return against([one for one in _ran(kept, "networks") if one.subject in OF_A_FRAME], *sections.BASELINES)
 
 
 def _ops(kept: Records) -> Table:
     return against(_ran(kept, "ops"), "baseline-half", memory=False)
 
 
+def _throughput(kept: Records) -> Table:
+    shown = (*sections.BASELINES, "lpkernels-fp16")
+    return sections.throughput([one for one in kept.level("throughput") if one.provider in shown])
+
+
 TABLES: dict[str, Callable[[Records], Table | None]] = {
     "frame": _frame,
     "networks": _networks,
     "ops": _ops,
-    "throughput": lambda kept: sections.throughput(kept.level("throughput")),
+    "throughput": _throughput,
     "streams": lambda kept: sections.streams(kept.level("streams")),
     "job": lambda kept: sections.job(kept.level("job")),
     "techniques": lambda kept: sections.techniques(kept.level("techniques")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plots import BASE, GRAPH, OWN, write_png
+from benchmarks.figure import BASE, GRAPH, OWN, write_png
 from lpkernels import profiling
 from lpkernels.errors import InputError
 from lpkernels.profiling import Range

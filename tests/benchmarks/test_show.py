@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import pytest
 from PIL import Image
 
-from benchmarks import claim, plots, readme, records, report, sections, tables
+from benchmarks import claim, plot_kernels, plots, readme, records, report, sections, tables
 from lpkernels.errors import InputError
 from tests.benchmarks.fakes import measured
 from tests.benchmarks.fakes import records as fake_records
@@ -106,6 +107,33 @@ def test_all_figures_are_drawn_and_are_pictures(kept):
         picture = Image.open(io.BytesIO(data)).convert("L")
         assert picture.width > 800
         assert picture.getextrema()[0] < 100  # something is drawn
+
+
+def test_kernels_stand_beside_pytorch_with_the_gain_and_their_error():
+    ops = [
+        measured("baseline-fp32", 4.0, level="ops", subject="slow", precision="fp32"),
+        measured("baseline-half", 2.0, level="ops", subject="slow"),
+        measured("lpkernels-triton-fp16", 1.0, level="ops", subject="slow"),
+        measured("lpkernels-cuda-fp16", 0.5, level="ops", subject="slow", relative_error=3e-4),
+        measured("lpkernels-cuda-fp16", 9.0, level="ops", subject="wrong", status="refused"),
+        measured("lpkernels-cuda-fp32", 0.1, level="ops", subject="alone"),
+    ]
+    (axes,) = plot_kernels.kernels(fake_records(*ops)).axes
+    assert [label.get_text().partition(",")[0] for label in axes.get_yticklabels()] == ["slow", "alone"]
+    assert [text.get_text() for text in axes.texts] == ["4x   error 3e-04", "error 1e-03"]
+
+
+def test_names_in_the_roofline_do_not_cover_each_other():
+    close = [
+        measured("lpkernels-cuda-fp16", 1.0 + 0.01 * n, level="ops", subject=f"kernel_{n}", flops=10**12, bytes=10**9)
+        for n in range(6)
+    ]
+    figure = plot_kernels.roofline(fake_records(*close))
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text().startswith("kernel")]
+    assert len(boxes) == 6
+    heights = sorted((box.y0 + box.y1) / 2 for box in boxes)
+    assert min(b - a for a, b in itertools.pairwise(heights)) > 0.8 * boxes[0].height
 
 
 def test_figures_without_records_are_left_out():

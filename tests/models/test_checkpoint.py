@@ -294,3 +294,17 @@ def test_saving_refusals(tiny: LivePortrait, saved: dict[str, Path], tmp_path: P
         tiny.save_pretrained(tmp_path, "onnx")
     with pytest.raises(InputError, match="would be read in place of"):
         tiny.save_pretrained(saved["safetensors"], "pth")
+
+
+def test_loading_imports_no_compiler(tmp_path: Path) -> None:
+    """Which takes longer than everything else that a program waits for."""
+    LivePortrait.random(config=LivePortraitConfig.named("tiny")).save_pretrained(tmp_path)
+    program = """
+import sys, torch
+before = set(sys.modules)
+import lpkernels
+lpkernels.LivePortrait.from_pretrained(sys.argv[1])
+print(sorted({"torch._dynamo", "torch._inductor", "sympy"} & (set(sys.modules) - before)))
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
