@@ -101,7 +101,8 @@ def test_a_kernels_inputs_rotate_past_the_l2(monkeypatch):
 
 @pytest.mark.gpu
 def test_ops_networks_and_frame_on_the_gpu(tmp_path):
-    options = Options(torch.device("cuda"), "tiny", seconds=0.05, exclude=("compile-max-autotune*",))
+    subjects = ("flow_warp", "spade_conv", "motion_extractor", "warping_module", "frame", "techniques")
+    options = Options(torch.device("cuda"), "tiny", seconds=0.05, subjects=subjects, exclude=("compile-max-autotune*",))
     kept = session.run(["ops", "networks", "frame", "techniques"], options, tmp_path / "records.json").records
     assert kept.runs[0].ceilings["fp16_tflops"] > kept.runs[0].ceilings["fp32_tflops"]
     by_provider = {(one.level, one.subject, one.provider): one for one in kept.measurements}
