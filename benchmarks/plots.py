@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,8 +64,7 @@ def times(measurements: Sequence[Measurement], title: str) -> Any:
         axes.errorbar(median, row, xerr=[[median - low], [high - median]], color="#222", capsize=3, linewidth=1)
         text = f"  {median:.3g} ms   error {one.relative_error:.0e}"
         axes.text(max(high, median), row, text, va="center", fontsize=8)
-    shapes = Counter(subject for subject, _ in {(one.subject, one.shape) for one in measured})
-    axes.set_yticks(range(len(measured)), [_label(one, several, shapes[one.subject] > 1) for one in measured])
+    axes.set_yticks(range(len(measured)), [_label(one, several) for one in measured])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.3 * max(one.p80_ms or 0.0 for one in measured))
     axes.set_xlabel("ms, median with p20 and p80")
@@ -149,7 +147,6 @@ def warmup(records: Records) -> Any:
     return figure
 
 
-def _label(one: Measurement, several: bool, several_shapes: bool) -> str:
+def _label(one: Measurement, several: bool) -> str:
     batch = f" x{one.batch}" if one.batch != 1 else ""
-    shape = f", {one.shape}" if several_shapes else ""
-    return f"{one.subject}{batch}{shape}: {one.provider}" if several else one.provider
+    return f"{one.subject}{batch}: {one.provider}" if several else one.provider

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import claim, records, sections
+from benchmarks.plots import FRAME_NETWORKS
 from benchmarks.records import Records, only
 from benchmarks.tables import Table, against
 from benchmarks.work import Measurement
 from lpkernels.errors import InputError
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-OF_A_FRAME = ("motion_extractor", "keypoints", "warping_module", "spade_generator")
 _BLOCK = re.compile(r"<!-- bench:begin (?P<name>\S+) -->\n(?P<text>.*?)<!-- bench:end (?P=name) -->", re.DOTALL)
 _MARKER = re.compile(r"<!-- bench:(?:begin|end) \S+ -->")
 
@@ -33,7 +33,7 @@ def _frame(kept: Records) -> Table:
 
 
 def _networks(kept: Records) -> Table:
-    return against([one for one in _ran(kept, "networks") if one.subject in OF_A_FRAME], *sections.BASELINES)
+    return against([one for one in _ran(kept, "networks") if one.subject in FRAME_NETWORKS], *sections.BASELINES)
 
 
 def _ops(kept: Records) -> Table:

@@ -12,7 +12,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from lpkernels import ops
-from lpkernels.animate.image import Box
+from lpkernels.ops.paste_back import trim_mask
+from lpkernels.ref.paste_back import Box
 
 NAME = "paste_back"  # and the switch
 PARAMETERS = ("img_crop", "M_c2o", "img_ori", "mask_ori")
@@ -55,15 +55,11 @@ class MaskCache:
         return made
 
     def _make(self, mask: Array) -> Mask | None:
-        levels = torch.from_numpy(np.require(mask, requirements=["C", "W"])).to(self._device) * LEVELS
-        tile = levels[..., 0].round()
-        if not bool(((levels - tile[..., None]).abs() < 1e-3).all() & (tile >= 0).all() & (tile <= LEVELS).all()):
+        levels = _on(self._device, mask) * LEVELS
+        whole = levels[..., 0].round()
+        if not bool(((levels - whole[..., None]).abs() < 1e-3).all() & (whole >= 0).all() & (whole <= LEVELS).all()):
             return None  # NaN fails the first
-        across, down = tile.amax(0).nonzero().flatten().tolist(), tile.amax(1).nonzero().flatten().tolist()
-        if not across:
-            return (0, 0, 0, 0), tile[:0, :0].to(torch.uint8)
-        x, y, right, bottom = across[0], down[0], across[-1] + 1, down[-1] + 1
-        return (x, y, right - x, bottom - y), tile[y:bottom, x:right].to(torch.uint8).contiguous()
+        return trim_mask(whole.to(torch.uint8))
 
 
 def make(original: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
@@ -92,15 +88,8 @@ def make(original: Callable[..., Any], device: torch.device) -> Callable[..., An
     return paste_back
 
 
-@dataclass
-class _Package:
-    """A package whose ``paste_back`` is replaced, for the networks of it that are accelerated and alive."""
-
-    device: torch.device
-    modules: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet)
-
-
-_packages: dict[str, _Package] = {}
+_packages: dict[str, weakref.WeakSet[nn.Module]] = {}
+"""Packages whose ``paste_back`` is replaced, with the networks of theirs that are accelerated and alive."""
 
 
 def package_of(holders: Iterable[object]) -> str | None:
@@ -114,9 +103,7 @@ def package_of(holders: Iterable[object]) -> str | None:
 
 def install(package: str, device: torch.device, modules: Iterable[nn.Module]) -> None:
     """Replace it in a package, on behalf of networks that are accelerated; again for another device."""
-    state = _packages.setdefault(package, _Package(device))
-    state.device = device
-    state.modules.update(modules)
+    _packages.setdefault(package, weakref.WeakSet()).update(modules)
     replacements: dict[Any, Callable[..., Any]] = {}
     for module, function in list(_functions(package)):
         original = vars(function).get(_MARK, function)
@@ -126,21 +113,19 @@ def install(package: str, device: torch.device, modules: Iterable[nn.Module]) ->
 
 def remove(package: str, modules: Iterable[nn.Module]) -> bool:
     """Put it back, unless other networks of the package are accelerated; whether it is the program's own now."""
-    state = _packages.get(package)
-    if state is not None:
-        state.modules.difference_update(modules)
-        if state.modules:
-            return False
-        del _packages[package]
+    accelerated = _packages.get(package, weakref.WeakSet())
+    accelerated.difference_update(modules)
+    if accelerated:
+        return False
+    _packages.pop(package, None)
     for module, function in list(_functions(package)):
         vars(module)[NAME] = vars(function).get(_MARK, function)
     return True
 
 
-def installed(package: str) -> torch.device | None:
-    """The device that it runs on; None where it is the program's own."""
-    state = _packages.get(package)
-    return None if state is None else state.device
+def installed(package: str) -> bool:
+    """Whether it is replaced."""
+    return package in _packages
 
 
 def _functions(package: str) -> Iterator[tuple[ModuleType, Any]]:

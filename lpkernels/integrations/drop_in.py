@@ -135,7 +135,7 @@ def _restore_paste_back(target: object, found: list[Found]) -> list[Part]:
     package = _package_of(target)
     if package is None:
         return []
-    was = _paste_back.installed(package) is not None
+    was = _paste_back.installed(package)
     if _paste_back.remove(package, [row.module for row in found if row.module is not None]):
         return [_function(package, False, "put back" if was else "was not replaced")]
     return [_function(package, True, "other objects of the package are accelerated")]

@@ -59,14 +59,26 @@ def warp_mask(mask: Tensor, M_c2o: Matrix, size: tuple[int, int]) -> tuple[Box, 
     x, w = _extent([matrix[0] * u + matrix[1] * v + matrix[2] for u, v in corners], width)
     y, h = _extent([matrix[3] * u + matrix[4] * v + matrix[5] for u, v in corners], height)
     if w > 0 and h > 0:
-        tile = warp_affine(levels[None, ..., None], to_crop, (x, y, w, h))[0, ..., 0].add_(0.5).to(torch.uint8)
-        across, down = tile.amax(0).nonzero().flatten().tolist(), tile.amax(1).nonzero().flatten().tolist()
-        if across:
-            left, right, top, bottom = across[0], across[-1] + 1, down[0], down[-1] + 1
-            return (x + left, y + top, right - left, bottom - top), tile[top:bottom, left:right].contiguous()
+        warped = warp_affine(levels[None, ..., None], to_crop, (x, y, w, h))[0, ..., 0].add_(0.5).to(torch.uint8)
+        (left, top, w, h), tile = trim_mask(warped)
+        if w > 0:
+            return (x + left, y + top, w, h), tile
     raise ValueError(
         f"mask must cover a pixel of the picture, {height} rows and {width} columns: M_c2o puts it outside"
     )
+
+
+def trim_mask(mask: Tensor) -> tuple[Box, Tensor]:
+    """A mask (H, W) cut to where it is not zero: the box, and a dense copy of it; four zeros where there is nothing.
+
+    Waits for the device; what it gives is there for every stream.
+    """
+    across, down = mask.amax(0).nonzero().flatten().tolist(), mask.amax(1).nonzero().flatten().tolist()
+    x, y, right, bottom = (across[0], down[0], across[-1] + 1, down[-1] + 1) if across else (0, 0, 0, 0)
+    tile = mask[y:bottom, x:right].clone(memory_format=torch.contiguous_format)
+    if tile.is_cuda:
+        torch.cuda.current_stream(tile.device).synchronize()
+    return (x, y, right - x, bottom - y), tile
 
 
 def _fake(*_: Any) -> None:
