@@ -23,7 +23,8 @@ class Options:
     """What to measure and how long; times in seconds. ``providers`` and ``subjects`` are patterns.
 
     ``frames`` are those in a row of the endurance level and of the clips of programs and jobs, ``soak_seconds`` are of
-    a live session; None: as long as suits the device.
+    a live session; None: as long as suits the device. ``source`` and ``driving`` are the files that programs animate,
+    both or none.
     """
 
     device: torch.device
@@ -38,6 +39,8 @@ class Options:
     seed: int = 0
     frames: int | None = None
     soak_seconds: float | None = None
+    source: Path | None = None
+    driving: Path | None = None
 
     def selected(self, name: str) -> bool:
         """Whether the provider ``name`` is asked for."""

@@ -1,4 +1,4 @@
-"""The original LivePortrait program around random networks: its wrapper, and its ``execute`` on a drawn clip.
+"""The original LivePortrait program around random networks: its wrapper, and its ``execute`` on a clip.
 
 The loops run as the checkout has them. Files, face detection and encoding are replaced by pictures in memory.
 """
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.checkout import Checkout
-from lpkernels.animate.crop import Crop, Square, crop_from_square, feathered_mask
+from benchmarks.program_media import INPUT, Media
+from lpkernels.animate.crop import feathered_mask
 from lpkernels.animate.image import Frame
-from lpkernels.animate.portrait import SOURCE_LOOK, draw_portrait, driving_frames
 from lpkernels.models.config import LivePortraitConfig
 from lpkernels.models.live_portrait import LivePortrait
 from lpkernels.models.motion_extractor import MotionExtractor
@@ -34,29 +34,24 @@ NETWORKS = {  # attribute of the wrapper -> letter of its checkpoint
     "spade_generator": "G",
 }
 MLPS = {"stitching": "retarget_shoulder", "lip": "retarget_mouth", "eye": "retarget_eye"}
-INPUT = 256  # pixels: the size that ``execute`` brings every driving frame to
-PICTURE = (720, 1280)  # height, width of the whole source picture
 LANDMARKS = 203
 
 
 class Program:
-    """The original's pipeline with the weights of ``model``, and what it needs to run on a clip of drawn frames.
+    """The original's pipeline with the weights of ``model``, and what it needs to run on ``media``.
 
     Attributes:
         wrapper: its ``LivePortraitWrapper``, in autocast FP16 on a GPU as it ships; in FP32 on the CPU.
         pastes: whether the animated face is pasted back, for which it needs cv2.
-        frames: the clip, uint8 (256, 256, 3).
-        source: the portrait, uint8 (256, 256, 3).
+        media: what it animates.
     """
 
-    def __init__(self, checkout: Checkout, model: LivePortrait, folder: Path, count: int) -> None:
+    def __init__(self, checkout: Checkout, model: LivePortrait, folder: Path, media: Media) -> None:
         self._folder, self._module = folder, checkout.module("live_portrait_pipeline")
         self.pastes = "cv2" not in checkout.missing and importlib.util.find_spec("cv2") is not None
-        self.frames = list(driving_frames(count, INPUT))
-        self.source = draw_portrait(INPUT)
-        self._crop = crop_from_square(Square((0.5 * PICTURE[1], 0.5 * PICTURE[0]), 400, 8.0), model.config.output_size)
+        self.media = media
         cfg = checkout.module("config.inference_config").InferenceConfig(**self._settings(model, folder))
-        self._module.Cropper = lambda crop_cfg: _Cropper(self.source, self._crop)
+        self._module.Cropper = lambda crop_cfg: _Cropper(media)
         self._pipeline = self._module.LivePortraitPipeline(inference_cfg=cfg, crop_cfg=SimpleNamespace())
         self.wrapper = self._pipeline.live_portrait_wrapper
         for name in ("source.png", "driving.mp4"):
@@ -89,7 +84,7 @@ class Program:
             Milliseconds of each frame in its two loops together, the one that reads motion and the one that animates;
             and its animated squares, uint8 (S, S, 3), before any is pasted back.
         """
-        frames, loops, squares = self.frames[:count], list[list[float]](), list[Frame]()
+        frames, loops, squares = self.media.frames[:count], list[list[float]](), list[Frame]()
         parse_output = self.wrapper.parse_output
 
         def track(items: Iterable[Any], *_: Any, **__: Any) -> Iterator[Any]:
@@ -136,21 +131,24 @@ class Program:
         return [one + other for one, other in zip(motion, animation, strict=True)], squares
 
     def _picture(self) -> Frame:
-        """What the source's file holds: the portrait, or the whole picture that it is pasted into."""
-        whole = np.full((*PICTURE, 3), SOURCE_LOOK.skin, np.uint8)
-        return whole if self.pastes else self.source
+        """What the source's file holds: the face, or the whole picture that it is pasted into."""
+        return self.media.picture if self.pastes else self.media.source
 
 
 class _Cropper:
-    """Stands in for face detection: the face is where it was drawn, and its landmarks are any."""
+    """Stands in for face detection: the face is where the media have it, and its landmarks are any."""
 
-    def __init__(self, source: Frame, crop: Crop) -> None:
+    def __init__(self, media: Media) -> None:
         self.crop_cfg = SimpleNamespace()
-        self._source, self._crop = source, crop
+        self._media = media
         self._landmarks = np.random.default_rng(0).uniform(0, INPUT, (LANDMARKS, 2)).astype(np.float32)
 
     def crop_source_image(self, picture: Frame, crop_cfg: Any) -> dict[str, Any]:
-        return {"img_crop_256x256": self._source, "lmk_crop": self._landmarks, "M_c2o": self._crop.M_c2o}
+        return {
+            "img_crop_256x256": self._media.source,
+            "lmk_crop": self._landmarks,
+            "M_c2o": self._media.crop.M_c2o,
+        }
 
     def calc_lmk_from_cropped_image(self, picture: Frame) -> np.ndarray:
         return self._landmarks

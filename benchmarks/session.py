@@ -87,4 +87,6 @@ def _clocks_after(device: torch.device) -> dict[str, str]:
 
 
 def _arguments(options: Options) -> dict[str, Any]:
-    return {name: str(value) if name == "device" else value for name, value in asdict(options).items() if value}
+    """What was chosen, for the record: of files their names alone."""
+    plain = {name: value.name if isinstance(value, Path) else value for name, value in asdict(options).items() if value}
+    return plain | {"device": str(options.device)}

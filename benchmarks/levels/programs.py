@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import checkout
+from benchmarks import checkout, program_media
 from benchmarks.context import Context
 from benchmarks.endurance import refuse
 from benchmarks.harness import TOLERANCE_FACTOR, TOLERANCE_FLOOR, one_line, strict_fp32
@@ -47,12 +47,17 @@ def measure(context: Context) -> Iterator[list[Measurement]]:
     root = checkout.path()
     if root is None:
         raise Unavailable(f"{checkout.VARIABLE} names no checkout of LivePortrait")
-    kind = context.device.type
+    options, size = context.options, context.config.output_size
+    count = options.frames or FRAMES[context.device.type]
+    if options.source and options.driving:
+        media = program_media.loaded(options.source, options.driving, count, size)
+    else:
+        media = program_media.drawn(count, size)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         try:
             found = stack.enter_context(checkout.importable(root))
-            program = Program(found, context.model, folder, context.options.frames or FRAMES[kind])
+            program = Program(found, context.model, folder, media)
         except Exception as error:  # whatever a program of others raises where it does not fit
             raise Unavailable(f"the program cannot be constructed: {one_line(error)}") from error
         yield _records(context, program, sorted(found.missing))
@@ -98,7 +103,8 @@ def _record(
     facts: dict[str, Any],
     failure: str | None,
 ) -> Measurement:
-    shape = f"{len(program.frames)} frames" + (", pasted back" if subject == "loop" and program.pastes else "")
+    shape = f"{len(program.media.frames)} frames{' of a file' if program.media.of_files else ''}"
+    shape += ", pasted back" if subject == "loop" and program.pastes else ""
     result = Measurement("programs", subject, shape, 1, name, PRECISION[context.device.type], "ok")
     result.extras = dict(facts) | ({"note": _note(program, facts["missing"])} if subject == "loop" else {})
     if name not in stages:
@@ -140,8 +146,8 @@ class Inputs:
     def of(cls, program: Program) -> Inputs:
         """By the program's own networks, in their present state."""
         wrapper = program.wrapper
-        images = [wrapper.prepare_videos([frame])[0] for frame in program.frames]
-        source = wrapper.prepare_source(program.source)
+        images = [wrapper.prepare_videos([frame])[0] for frame in program.media.frames]
+        source = wrapper.prepare_source(program.media.source)
         x_s, *x_d = (wrapper.transform_keypoint(wrapper.get_kp_info(image)) for image in (source, *images))
         return cls(images, wrapper.extract_feature_3d(source), x_s, x_d)
 

@@ -65,6 +65,8 @@ def add_parser(subparsers: Any) -> None:
         help="endurance: in a row (default: 10000; CPU: 8); programs: the clip (80; CPU: 2); job: the clip, in whole "
         "loops (72; CPU: 3)",
     )
+    parser.add_argument("--source", type=Path, metavar="FILE", help="programs: a picture, instead of a drawn one")
+    parser.add_argument("--driving", type=Path, metavar="FILE", help="programs: a square clip, with --source")
     parser.add_argument(
         "--soak-seconds", type=_positive, metavar="S", help="endurance: of the live session (default: 600; CPU: 3)"
     )
@@ -104,6 +106,8 @@ def _measure(args: argparse.Namespace) -> int:
     from benchmarks import environment, records, session, tables
     from benchmarks.context import Options
 
+    if (args.source is None) != (args.driving is None):
+        raise InputError("--source and --driving go together: a picture and the clip that moves it")
     levels = LEVELS if args.what == ["all"] else tuple(args.what)
     device = choose_device(args.device)
     on_gpu = device.type == "cuda"
@@ -120,6 +124,8 @@ def _measure(args: argparse.Namespace) -> int:
         seed=args.random_weights,
         frames=args.frames,
         soak_seconds=args.soak_seconds,
+        source=args.source,
+        driving=args.driving,
     )
     path = args.json or records.RESULTS / environment.slug(device) / records.FILE_NAME
     with _progress() as progress:

@@ -84,6 +84,7 @@ def test_readme_check_says_whether_it_agrees(tmp_path, monkeypatch, capsys):
         (["ops", "--batch", "0"], "at least 1"),
         (["ops", "--seconds", "-1"], "above 0"),
         (["ops", "--device", "tpu"], "--device"),
+        (["programs", "--source", "a.png"], "go together"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):

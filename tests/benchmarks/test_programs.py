@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import checkout, records, sections, session
+from benchmarks import checkout, program_media, records, sections, session
 from benchmarks.context import Context, Options
 from benchmarks.levels import programs as level
 from benchmarks.timing import WallSampler
+from lpkernels.animate.image import save_image
+from lpkernels.animate.portrait import write_sample
+from lpkernels.animate.video import VideoWriter
+from lpkernels.errors import InputError
 from tests.benchmarks.fakes import CPU
 
 
@@ -90,9 +94,10 @@ class MadeUp:
     """A program whose networks are one number; ``error`` is what accelerating adds to its answers."""
 
     def __init__(self, error: float = 0.0, left: float = 0.0) -> None:
-        self.frames, self.pastes, self.value = [np.zeros((4, 4, 3), np.uint8)] * 3, False, 1.0
+        picture = np.zeros((4, 4, 3), np.uint8)
+        self.media = SimpleNamespace(frames=[picture] * 3, source=picture, of_files=False)
+        self.pastes, self.value = False, 1.0
         self.error, self.left = error, left
-        self.source = self.frames[0]
         self.wrapper = SimpleNamespace(
             inference_cfg=SimpleNamespace(flag_use_half_precision=False),
             get_kp_info=lambda image: {"kp": image + self.value},
@@ -157,6 +162,29 @@ def test_a_program_that_cannot_be_accelerated_keeps_its_own_times(monkeypatch):
     for name in ("accelerated", "restored"):
         assert found["loop", name].status == "refused"
         assert "ZeroDivisionError" in found["loop", name].reason
+
+
+def test_files_to_animate(tmp_path):
+    source, driving = write_sample(tmp_path, frames=4, size=64)
+    save_image(tmp_path / "wide.png", np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    media = program_media.loaded(tmp_path / "wide.png", driving, 3, 32)
+    assert [frame.shape for frame in media.frames] == [(256, 256, 3)] * 3
+    assert (media.picture.shape, media.source.shape, media.crop.size) == ((60, 90, 3), (256, 256, 3), 32)
+    corners = media.crop.corners  # the face lies in the picture
+    assert corners.min() >= 0
+    assert (corners.max(0) <= (90, 60)).all()
+    with VideoWriter(tmp_path / "wide.mp4", 25, (96, 64)) as writer:
+        writer.write(np.zeros((64, 96, 3), np.uint8))
+    with pytest.raises(InputError, match="driving must be a square clip, got 96x64"):
+        program_media.loaded(source, tmp_path / "wide.mp4", 3, 32)
+    with pytest.raises(InputError, match="missing"):
+        program_media.loaded(tmp_path / "missing.png", driving, 3, 32)
+
+
+def test_records_keep_names_of_files_alone(tmp_path):
+    options = Options(CPU, "tiny", source=tmp_path / "a.png", driving=tmp_path / "b.mp4")
+    kept = session._arguments(options)
+    assert (kept["source"], kept["driving"], kept["device"]) == ("a.png", "b.mp4", "cpu")
 
 
 @pytest.mark.slow
