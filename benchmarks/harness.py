@@ -70,8 +70,9 @@ class Harness:
             sets = self._input_sets(subject)
             with strict_fp32():
                 with count_flops() as counted:
-                    first = clone(subject.compared(subject.reference(*sets[0])))
-                truths = [first, clone(subject.compared(subject.reference(*sets[1])))]
+                    truths = [clone(subject.compared(subject.reference(*sets[0])))]
+                if sets[1]:  # without inputs it would be the same call again
+                    truths.append(clone(subject.compared(subject.reference(*sets[1]))))
             flops = counted() if subject.flops is None else subject.flops
             trials = [
                 _Trial(subject, provider, flops, self.selected(provider.name))
@@ -137,20 +138,22 @@ class _Trial:
         self.candidate, self._sample = None, None
 
     def warm_up(self, sampler: Sampler, sets: list[Inputs], truths: list[Any], harness: Harness) -> None:
-        """Build, make the first calls, and note their times, the memory and the error."""
+        """Build, make the first calls, and note their times, the memory and the error; unselected, the error alone."""
         memory, effort = Memory(harness.device), harness.effort
         try:
             start = sampler.now()
             self.candidate = candidate = self.provider.build()
             self.result.build_s = sampler.now() - start
-            warmup = self.result.warmup_ms
-            while len(warmup) < 2 or (len(warmup) < effort.warmup and sum(warmup[1:]) < effort.patience * 1e3):
-                start = sampler.now()
-                candidate.call(*sets[0])
-                warmup.append((sampler.now() - start) * 1e3)
-            self.result.peak_mb, self.result.steady_mb = memory.grown()
+            if self.selected:
+                warmup = self.result.warmup_ms
+                while len(warmup) < 2 or (len(warmup) < effort.warmup and sum(warmup[1:]) < effort.patience * 1e3):
+                    start = sampler.now()
+                    candidate.call(*sets[0])
+                    warmup.append((sampler.now() - start) * 1e3)
+                self.result.peak_mb, self.result.steady_mb = memory.grown()
+            call = candidate.call if self.selected else candidate.answer or candidate.call
             # Two different inputs: a graph that replays stale ones would pass the first.
-            answers = (clone(self._compared(candidate.call(*sets[index]))) for index in range(2))
+            answers = (clone(self._compared(call(*inputs))) for inputs in sets[: len(truths)])
             errors = [relative_error(answer, truth) for answer, truth in zip(answers, truths, strict=True)]
             self.result.relative_error = max(errors)
             if reason := candidate.fell_back():
@@ -214,7 +217,7 @@ def _yardstick(trials: list[_Trial], precision: str | None) -> float:
     own = [
         trial.result.relative_error
         for trial in trials
-        if trial.provider.yardstick and trial.provider.precision == precision and trial.result.warmup_ms
+        if trial.provider.yardstick and trial.provider.precision == precision and trial.result.status == "ok"
     ]
     return max((error for error in own if error is not None and error <= YARDSTICK_CAP), default=0.0)
 

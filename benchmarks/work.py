@@ -26,6 +26,7 @@ class Candidate:
     fell_back: Callable[[], str | None] = lambda: None  # asked after warm-up and after timing: the reason, or None
     extras: Callable[[], Mapping[str, Any]] = dict  # facts to keep in the record, read after timing
     another: Callable[[], Callable[..., Any]] | None = None  # one more user of the same weights, with its own state
+    answer: Callable[..., Any] | None = None  # shorter, with the same answer: for a provider that is only compared
 
 
 @dataclass(frozen=True)

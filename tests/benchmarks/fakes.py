@@ -71,6 +71,7 @@ def provider(
     eager_pytorch: bool = False,
     fell_back: Callable[[], str | None] = lambda: None,
     calls: list[str] | None = None,
+    answer: Callable[..., Any] | None = None,
 ) -> Provider:
     """A provider that takes ``milliseconds`` on the fake clock."""
 
@@ -80,7 +81,7 @@ def provider(
             calls.append(name)
         return function(x)
 
-    return Provider(name, precision, lambda: Candidate(call, fell_back), yardstick, eager_pytorch)
+    return Provider(name, precision, lambda: Candidate(call, fell_back, answer=answer), yardstick, eager_pytorch)
 
 
 def subject(*providers: Provider, **fields: Any) -> Subject:

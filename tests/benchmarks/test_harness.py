@@ -143,6 +143,51 @@ def test_a_yardstick_counts_though_it_is_not_asked_for():
     assert (result.provider, result.status) == ("other", "ok")
 
 
+def test_a_yardstick_not_asked_for_only_answers():
+    clock, calls = FakeClock(), []
+    fields = {"precision": "fp16", "yardstick": True, "calls": calls}
+    own = provider("own", clock, 1.0, lambda x: 2.008 * x, **fields)
+    brief = provider("brief", clock, 1.0, answer=lambda x: 2.008 * x, **fields)
+    other = provider("other", clock, 1.0, lambda x: 2.008 * x, precision="fp16")
+    for yardstick, expected in ((own, ["own"] * 2), (brief, [])):
+        (result,) = harness(clock, selected=lambda name: name == "other").measure(subject(yardstick, other))
+        assert calls == expected
+        assert result.status == "ok"
+        assert result.tolerance == pytest.approx(1.5 * 0.004, rel=1e-3)
+        calls.clear()
+
+
+def test_a_yardstick_that_is_asked_for_is_measured_by_its_whole_call():
+    clock, calls = FakeClock(), []
+    fields = {"precision": "fp16", "yardstick": True, "calls": calls, "answer": lambda x: 3 * x}
+    (result,) = harness(clock).measure(subject(provider("own", clock, 1.0, **fields)))
+    assert (result.status, result.median_ms) == ("ok", pytest.approx(1.0))
+    assert result.relative_error == 0.0
+    assert len(calls) == 10 + 2 + 1 + 12  # warm-up, compared, made ready, timed
+
+
+@pytest.mark.parametrize("asked_for", ["*", "other"])
+def test_a_yardstick_that_fell_back_loosens_nothing(asked_for):
+    clock = FakeClock()
+    fields = {"precision": "fp16", "yardstick": True, "fell_back": lambda: "ran eagerly"}
+    own = provider("own", clock, 1.0, lambda x: 2.008 * x, **fields)
+    other = provider("other", clock, 1.0, lambda x: 2.008 * x, precision="fp16")
+    results = harness(clock, selected=lambda name: asked_for in ("*", name)).measure(subject(own, other))
+    assert (results[-1].provider, results[-1].status) == ("other", "refused")
+
+
+def test_without_inputs_an_answer_is_compared_once():
+    calls = []
+    work = subject(
+        Provider("job", "fp32", lambda: Candidate(lambda: calls.append(None) or torch.ones(2))),
+        inputs=lambda seed: (),
+        reference=lambda: torch.ones(2),
+    )
+    (result,) = harness(FakeClock(), effort=Effort(0.0, 3, 3, warmup=2)).measure(work)
+    assert len(calls) == 2 + 1 + 1 + 3  # warm-up, compared, made ready, timed
+    assert result.relative_error == 0.0
+
+
 def test_slow_first_calls_end_the_warm_up_early_but_not_before_two():
     clock = FakeClock()
     impatient = harness(clock, effort=Effort(seconds=0.0, min_rounds=1, max_rounds=1, patience=2.5))

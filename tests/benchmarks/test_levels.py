@@ -158,6 +158,26 @@ def test_the_optimized_models_job_is_measured_and_leaves_no_file(tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_jobs_yardstick_is_one_of_its_ways_and_answers_with_the_checked_frames_alone(tmp_path, monkeypatch):
+    from lpkernels.animate.video import VideoReader
+
+    monkeypatch.setattr(job, "_ways", lambda model, device: {"animator-fp16": ("fp16", lambda: model)})
+    work = job._subject(Context(options(frames=2 * job.CHECKED)), tmp_path)
+    assert {one.name: one.yardstick for one in work.providers} == {
+        "animator-fp16-in-turn": True,
+        "animator-fp16-overlapped": False,
+    }
+    candidate = work.providers[0].build()
+    written, answers = [], []
+    for call in (candidate.answer, candidate.call):
+        answers.append(call())
+        with VideoReader(tmp_path / "out.mp4") as reader:
+            written.append(len(list(reader)))
+    assert written == [job.CHECKED, work.frames] == [3, 6]
+    assert torch.equal(*answers)
+    assert torch.equal(answers[0], work.reference())
+
+
 def test_a_stage_ahead_passes_errors_on_and_stops_with_its_reader():
     def failing():
         yield np.zeros(1)
