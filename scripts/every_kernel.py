@@ -83,6 +83,14 @@ def block(side: tuple[int, int], channels: int) -> Tensor:
     return ops.grn_linear(h, squares, floats(wide), weight(channels, wide), floats(channels), x)
 
 
+def stage(side: tuple[int, int], channels: int, blocks: int = 2) -> Tensor:
+    """ConvNeXt blocks in one kernel."""
+    x, wide = halves(1, *side, channels), 4 * channels
+    first = floats(blocks, 7, 7, channels), floats(blocks, channels), weight(blocks, wide, channels)
+    second = floats(blocks, wide), weight(blocks, channels, wide), floats(blocks, channels)
+    return ops.convnext_stage(x, *first, floats(blocks, wide), *second)
+
+
 def keypoints(batch: int = 1) -> Tensor:
     return floats(batch, 21, 3, scale=0.5)
 
@@ -133,6 +141,10 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "sparse_motion": motion,
     "flow_warp": warp,
     "stitch_mlp": stitching,
+    "a stage of one kernel, 96 channels": lambda: stage((17, 16), 96),
+    "a stage of one kernel, 192 channels": lambda: stage((9, 12), 192),
+    "a stage of one kernel, 384 channels": lambda: stage((8, 9), 384),
+    "a stage of one kernel, 768 channels": lambda: stage((8, 8), 768),
     "a block of the first stage": lambda: block((17, 16), 96),
     "a block of the last stage": lambda: block((8, 8), 768),
 }

@@ -20,9 +20,10 @@ __device__ inline void let_next_kernel_start() {
 #endif
 }
 
-// Launches `kernel` so that it may start early, in clusters of `cluster` neighbouring blocks of the grid's x. Raises on
-// GPUs without clusters: there such a kernel has no body.
-template <class... Parameters>
+// Launches `kernel` so that it may start early, in clusters of `cluster` neighbouring blocks of the grid's x; if
+// `cooperative`, with all of its blocks on the GPU at once. Raises on GPUs without clusters: there such a kernel has no
+// body.
+template <bool Cooperative = false, class... Parameters>
 void launch_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
                      int cluster, cudaStream_t stream, Parameters... parameters) {
   int device = 0, clusters = 0;
@@ -32,7 +33,7 @@ void launch_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, i
   cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   STD_TORCH_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
-  cudaLaunchAttribute attributes[2];
+  cudaLaunchAttribute attributes[3];
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   attributes[1].id = cudaLaunchAttributeClusterDimension;
@@ -43,7 +44,9 @@ void launch_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, i
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = attributes;
-  config.numAttrs = 2;
+  attributes[2].id = cudaLaunchAttributeCooperative;
+  attributes[2].val.cooperative = 1;
+  config.numAttrs = Cooperative ? 3 : 2;
   error = cudaLaunchKernelEx(&config, kernel, parameters...);
   STD_TORCH_CHECK(error == cudaSuccess, op, ": launch failed: ", cudaGetErrorString(error));
 }

@@ -11,6 +11,12 @@
 
 namespace lpkernels::convnext {
 
+// Where a block's shared memory has what; in bytes. From the host, for it depends on the sizes.
+struct DepthwiseOffsets {
+  int a, bias, weight_sums, weight_totals, statistics, norms, targets, bytes;
+  bool apart;  // a does not overlap the halos
+};
+
 struct DepthwiseLinear {
   const __half* x;
   const float *taps, *taps_bias;
@@ -19,7 +25,9 @@ struct DepthwiseLinear {
   __half* h;
   float* squares;
   int height, width, channels, outputs;
-  int cluster;  // a power of two, at most 8 and at most the chunks of the channels; divides the grid's x
+  int tiles = 1;    // of an image
+  int cluster = 1;  // a power of two, at most 8 and at most the chunks of the channels; divides the blocks of a tile
+  DepthwiseOffsets at{};
 };
 
 constexpr int kTaps = 7;
@@ -28,8 +36,7 @@ constexpr int kHaloW = kPatchW + kTaps - 1;
 constexpr int kBand = 4;    // rows of pixels that a warp convolves, for eight channels
 constexpr int kChunk = 48;  // channels
 constexpr int kVectors = kChunk / 8;
-// Elements between pixels of the halo and of v: an odd multiple of 16 bytes, so that eight of them lie in different
-// banks.
+// Elements between pixels of the halo: an odd multiple of 16 bytes, so that eight of them lie in different banks.
 constexpr int kPixelPitch = kChunk + 8;
 constexpr int kHaloPitch = kHaloW * kPixelPitch;
 
@@ -44,29 +51,31 @@ struct Slot {
 // A column of a channel's taps, for each of the first threads: loaded and stored apart, so that other loads come
 // between.
 struct Taps {
+  static constexpr int kThreadsOfChunk = kTaps * kChunk;
+
   float column[kTaps];
   bool takes_part;
 
-  __device__ void load(const DepthwiseLinear& p, int chunk, float* bias) {
-    const int c = chunk * kChunk + static_cast<int>(threadIdx.x % kChunk);
-    takes_part = threadIdx.x < kTaps * kChunk;
+  __device__ void load(const DepthwiseLinear& p, int chunk, int thread, float* bias) {
+    const int c = chunk * kChunk + thread % kChunk;
+    takes_part = thread < kThreadsOfChunk;
     const bool exists = takes_part && c < p.channels;
-    const float* from = p.taps + static_cast<int>(threadIdx.x / kChunk) * p.channels + c;
+    const float* from = p.taps + thread / kChunk * p.channels + c;
 #pragma unroll
     for (int i = 0; i < kTaps; ++i) {
       column[i] = load_constant(from + i * kTaps * p.channels, exists);
     }
-    if (threadIdx.x < kChunk / 4) {
-      const int quad = 4 * static_cast<int>(threadIdx.x);
+    if (thread < kChunk / 4) {
+      const int quad = 4 * thread;
       copy_async(bias + quad, p.taps_bias + chunk * kChunk + quad, chunk * kChunk + quad < p.channels);
     }
   }
 
   // taps[column][channel]: seven halves and a zero.
-  __device__ void store(uint4* taps) const {
+  __device__ void store(uint4* taps, int thread) const {
     if (takes_part) {
-      taps[threadIdx.x] = make_uint4(halves(column[0], column[1]), halves(column[2], column[3]),
-                                     halves(column[4], column[5]), halves(column[6], 0.f));
+      taps[thread] = make_uint4(halves(column[0], column[1]), halves(column[2], column[3]),
+                                halves(column[4], column[5]), halves(column[6], 0.f));
     }
   }
 };
@@ -78,13 +87,15 @@ struct Halo {
   static constexpr int kRows = kThreads / (kHaloW * kVectors);  // that the block's threads load at once
 
   const __half* from;  // of a chunk at channel 0
-  int channel, first, y, row_of_x;
+  int channel, first, column, y, row_of_x;
   bool exists;
 
-  __device__ Halo(const DepthwiseLinear& p, int image, int top, int left) {
-    const int pixel = static_cast<int>(threadIdx.x / kVectors), x = left - kTaps / 2 + pixel % kHaloW;
-    channel = static_cast<int>(threadIdx.x % kVectors) * 8;
+  __device__ Halo(const DepthwiseLinear& p, int image, int top, int left, int thread) {
+    const int pixel = thread / kVectors;
+    channel = thread % kVectors * 8;
     first = pixel / kHaloW;
+    column = pixel % kHaloW;
+    const int x = left - kTaps / 2 + column;
     y = top - kTaps / 2 + first;
     from = p.x + ((int64_t{image} * p.height + y) * p.width + x) * p.channels + channel;
     row_of_x = p.width * p.channels;
@@ -95,7 +106,7 @@ struct Halo {
   __device__ void load(const DepthwiseLinear& p, int chunk, __half* halo) const {
     const int c = chunk * kChunk;
     const bool channels_exist = exists && c + channel < p.channels;
-    __half* to = halo + first * kHaloPitch + static_cast<int>(threadIdx.x / kVectors % kHaloW) * kPixelPitch + channel;
+    __half* to = halo + first * kHaloPitch + column * kPixelPitch + channel;
 #pragma unroll
     for (int i = 0; i < ceil_div(PatchH + kTaps - 1, kRows); ++i) {
       const int row = i * kRows;
@@ -107,17 +118,17 @@ struct Halo {
   }
 };
 
-// v[chunk][pixel][channel], rounded, of so many chunks.
+// v[chunk][vector of 8 channels][pixel], rounded, of so many chunks.
 template <int PatchH>
-__device__ void convolve(int chunks, const unsigned char* slots, __half* v) {
+__device__ void convolve(int chunks, int thread, const unsigned char* slots, __half* v) {
   constexpr int kBands = PatchH / kBand;
-  const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+  const int lane = thread % 32, g = lane / 4, t = lane % 4;
   // A lane has the columns 2t and 2t + 1 of the diagonal matrix's row g. These put a tap, the lower or the upper half
   // of a word, into the half that lies on the diagonal.
   const unsigned lower = g / 2 != t ? 0x4444 : g % 2 == 0 ? 0x4410 : 0x1044;
   const unsigned upper = g / 2 != t ? 0x4444 : g % 2 == 0 ? 0x4432 : 0x3244;
 #pragma unroll 1
-  for (int unit = static_cast<int>(threadIdx.x / 32); unit < chunks * kVectors * kBands; unit += kWarps) {
+  for (int unit = thread / 32; unit < chunks * kVectors * kBands; unit += kWarps) {
     const int vector = unit % kVectors, band = unit / kVectors % kBands, chunk = unit / (kVectors * kBands);
     const unsigned char* own = slots + chunk * Slot<PatchH>::kBytes;
     const int row = band * kBand + lane / 8 % 2 * 2 + lane / 16;  // 0, 2, 1, 3
@@ -147,11 +158,11 @@ __device__ void convolve(int chunks, const unsigned char* slots, __half* v) {
         multiply_add(sums[i / 2 % 2][1], rows, tap(i - 1), tap(i));
       }
     }
-    __half* to = v + ((chunk * PatchH + band * kBand) * kPatchW + g) * kPixelPitch + vector * 8 + 2 * t;
+    __half* to = v + (((chunk * kVectors + vector) * PatchH + band * kBand) * kPatchW + g) * 8 + 2 * t;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const auto at = [&](int half) { return sums[0][i % 2][i / 2 * 2 + half] + sums[1][i % 2][i / 2 * 2 + half]; };
-      *reinterpret_cast<uint32_t*>(to + i * kPatchW * kPixelPitch) = halves(at(0), at(1));
+      *reinterpret_cast<uint32_t*>(to + i * kPatchW * 8) = halves(at(0), at(1));
     }
   }
 }

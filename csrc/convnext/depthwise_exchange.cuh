@@ -1,5 +1,6 @@
 // Shared memory of depthwise_linear, and how the blocks of a cluster, each of which convolves some chunks of a tile's
-// channels, give each other their v: a[place][pixel][channel], by one bulk copy from each block to each other.
+// channels, give each other their v: a[place][vector of 8 channels][pixel], by one bulk copy from each block to each
+// other.
 //
 // A block has its own chunks at the last places and the others' in the order of their ranks from the next on, so that
 // only theirs may lie where its halos were.
@@ -25,29 +26,25 @@ struct Chunks {
 // chunks, then a. Where that leaves no room for a second block on the multiprocessor, the others' chunks of a take the
 // halos' place when all blocks have convolved. In the place of all of this the sums, then their squares by slice.
 template <class Product, int PatchH>
-struct DepthwiseMemory {
+struct DepthwiseMemory : DepthwiseOffsets {
   static constexpr int kPixels = PatchH * kPatchW;
   static constexpr int kPlaces = 2 * Product::kGroups;  // of chunks in a: a power of two, and a cluster's most or more
-  static constexpr int kChunkSize = kPixels * kPixelPitch;
+  static constexpr int kChunkSize = kPixels * kChunk;
   static constexpr int kChunkBytes = static_cast<int>(sizeof(__half)) * kChunkSize;
-  static constexpr size_t kSlots = Product::kWeightBytes;
-  static constexpr size_t kSquares = Product::kStagedBytes;
-  static constexpr size_t kHalf = 112 << 10;  // of a multiprocessor's
+  static constexpr int kSlots = Product::kBoxed ? 0 : Product::kWeightBytes;
+  static constexpr int kSquares = Product::kStagedBytes;
 
-  bool apart;  // a does not overlap the halos
-  size_t a, arrivals, bias, weight_sums, weight_totals, statistics, norms, targets, bytes;
-
-  LPKERNELS_HOST_DEVICE DepthwiseMemory(int channels, int cluster) {
+  // most: bytes that there are, if they suffice.
+  DepthwiseMemory(int channels, int cluster, int most_bytes) {
     const int most = share_of(ceil_div(channels, kChunk), cluster);
-    constexpr size_t kA = kChunkBytes * kPlaces;
-    const size_t slots = (most < 2 ? most : 2) * Slot<PatchH>::kBytes, least = slots + kChunkBytes * most;
+    constexpr int kA = kChunkBytes * kPlaces;
+    const int slots = (most < 2 ? most : 2) * Slot<PatchH>::kBytes, least = slots + kChunkBytes * most;
     place(kSlots + slots + kA);
-    if (bytes > kHalf) {
+    if (bytes > most_bytes) {
       place(kSlots + (least > kA ? least : kA));
     }
     apart = a >= kSlots + slots;
     static_assert(Product::kDepth == kPlaces * kChunk);
-    static_assert(kSquares + sizeof(float4) * Product::kQuads * Product::kSlices <= kSlots + Slot<PatchH>::kBytes);
   }
 
   // The chunk's place in block `rank`.
@@ -56,42 +53,44 @@ struct DepthwiseMemory {
   }
 
  private:
-  LPKERNELS_HOST_DEVICE void place(size_t end_of_a) {
-    constexpr size_t kRow = sizeof(float) * Product::kColumns;
+  void place(int end_of_a) {
+    constexpr int kRow = sizeof(float) * Product::kColumns;
+    constexpr int kSumsEnd = kSquares + sizeof(float4) * Product::kQuads * Product::kSlices;
     a = end_of_a - kChunkBytes * kPlaces;
-    bias = end_of_a;
+    bias = end_of_a > kSumsEnd ? end_of_a : kSumsEnd;
     weight_totals = bias + kRow;
     weight_sums = weight_totals + kRow;
     statistics = weight_sums + kRow * Product::kGroups;
     norms = statistics + sizeof(float2) * PixelSums<Product>::kParts * kPixels;
     targets = norms + sizeof(float2) * kPixels;
-    arrivals = targets + sizeof(int) * kPixels;
-    bytes = arrivals + 16;
+    bytes = targets + sizeof(int) * kPixels;
   }
 };
 
 // a beyond the last chunk, where the product reads on: zeros.
 template <class Memory>
-__device__ void clear_rest(const Chunks& chunks, int own, __half* a) {
+__device__ void clear_rest(const Chunks& chunks, int own, int thread, __half* a) {
 #pragma unroll 1
   for (int chunk = chunks.all; chunk < Memory::kPlaces; ++chunk) {
     auto* to = reinterpret_cast<uint4*>(a + Memory::place_of(chunks, chunk, own) * Memory::kChunkSize);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < Memory::kChunkBytes / 16; i += kThreads) {
+    for (int i = thread; i < Memory::kChunkBytes / 16; i += kThreads) {
       to[i] = make_uint4(0, 0, 0, 0);
     }
   }
 }
 
-// Sends the block's own chunks to the others, from a warp each: a warp's would be one after the other.
+// Sends the block's own chunks to the others, from a warp each: a warp's would be one after the other. base: the
+// hardware's rank of the first of them.
 template <class Memory>
-__device__ void share_chunks(const Chunks& chunks, int own, int cluster, __half* a, uint64_t* arrivals) {
-  const int warp = static_cast<int>(threadIdx.x / 32);
-  if (threadIdx.x % 32 == 0 && warp < cluster - 1 && chunks.count > 0) {
+__device__ void share_chunks(const Chunks& chunks, int own, int base, int cluster, int thread, __half* a,
+                             uint64_t* arrivals) {
+  const int warp = thread / 32;
+  if (thread % 32 == 0 && warp < cluster - 1 && chunks.count > 0) {
     const int to = (own + 1 + warp) & (cluster - 1);
     send_bytes(a + Memory::place_of(chunks, chunks.first, to) * Memory::kChunkSize,
                a + Memory::place_of(chunks, chunks.first, own) * Memory::kChunkSize, chunks.count * Memory::kChunkBytes,
-               to, arrivals);
+               base + to, arrivals);
   }
 }
 
@@ -99,16 +98,17 @@ __device__ void share_chunks(const Chunks& chunks, int own, int cluster, __half*
 template <class Memory, class Product>
 __device__ void multiply(Product& product, const Chunks& chunks, int own, const __half* a, const uint4* weights,
                          PixelSums<Product>& pixel_sums) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int lane = product.lane();
   const __half* vectors[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    vectors[i] = a + Memory::place_of(chunks, 2 * Product::group() + i, own) * Memory::kChunkSize +
-                 lane % 16 * kPixelPitch + lane / 16 * 8;
+    vectors[i] = a + Memory::place_of(chunks, 2 * product.group() + i, own) * Memory::kChunkSize +
+                 (lane / 16 * Memory::kPixels + lane % 16) * 8;
   }
   constexpr int kSlices = kChunk / 16;
   product.multiply(
-      weights, [&](int m, int i) { return vectors[i / kSlices] + Product::row(m) * kPixelPitch + i % kSlices * 16; },
+      weights,
+      [&](int m, int i) { return vectors[i / kSlices] + (i % kSlices * 2 * Memory::kPixels + product.row(m)) * 8; },
       [&](int m, int i, const uint32_t (&rows)[4]) {
         if (m == 0) {
           pixel_sums.add(i / kSlices, rows);

@@ -6,6 +6,7 @@
 #include "common/cuda.h"
 #include "common/kernel_table.h"
 #include "convnext/arguments.h"
+#include "convnext/launch.h"
 
 namespace lpkernels::convnext {
 namespace {
@@ -29,21 +30,14 @@ std::tuple<Tensor, Tensor> depthwise_linear_cuda(const Tensor& x, const Tensor& 
                     .height = in.height,
                     .width = in.width,
                     .channels = in.channels,
-                    .outputs = static_cast<int>(n),
-                    .cluster = 1};
-  const int tiles = tiles_of(p);
-  STD_TORCH_CHECK(tiles < (1 << 16), kOp, ": x is too large: ", shape_string(x));
+                    .outputs = static_cast<int>(n)};
+  p.tiles = tiles_of(p, patch_height(p));
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   Tensor h = torch::stable::new_empty(x, {in.batch, in.height, in.width, n});
-  Tensor squares = torch::stable::new_empty(bias, {in.batch, tiles, n});
+  Tensor squares = torch::stable::new_empty(bias, {in.batch, p.tiles, n});
   p.h = static_cast<__half*>(h.data_ptr());
   p.squares = static_cast<float*>(squares.data_ptr());
-  with_variant(p, [&](auto variant, int columns) {
-    using V = decltype(variant);
-    p.cluster = cluster_for(p, columns);
-    launch_clusters(kOp, V::kKernel, dim3(columns, tiles, in.batch), kThreads, V::shared_bytes(p.channels, p.cluster),
-                    p.cluster, current_stream(x), p);
-  });
+  launch_depthwise_linear(kOp, p, in.batch, current_stream(x));
   return {h, squares};
 }
 
@@ -59,6 +53,18 @@ const RegisterKernel kernels[] = {registered<LargeDepthwise>("depthwise_linear<6
                                   registered<WideDepthwise>("depthwise_linear<32x48>", 768, 8)};
 
 }  // namespace
+
+// p.tiles: as many as its variant has.
+void launch_depthwise_linear(const char* op, DepthwiseLinear p, int batch, cudaStream_t stream) {
+  with_variant(p, [&](auto variant, int columns) {
+    using V = decltype(variant);
+    p.cluster = cluster_for(p, columns, kLargestCluster);
+    p.at = V::memory(p.channels, p.cluster);
+    launch_clusters(op, V::kKernel, dim3(blocks_of<typename V::Work>(p, batch)), kThreads,
+                    V::shared_bytes(p.channels, p.cluster), p.cluster, stream, p);
+  });
+}
+
 }  // namespace lpkernels::convnext
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lpkernels, library) {

@@ -7,8 +7,8 @@
 // of PatchH x 8 pixels of an image and kColumns of the N outputs. The blocks of a cluster have the same tile: each
 // convolves some chunks of 48 channels, rounds v to half precision and sends it to the others, so that the convolution
 // is repeated little (twice in the third published stage, eight times in the last, whose tiles are few). The product is
-// that of v: the norm is applied to its sums. Weights, taps, biases and the weights' sums are ready before the wait for
-// the kernel ahead.
+// that of v: the norm is applied to its sums. Weights, taps and biases are asked for before the wait for the kernel
+// ahead, the weights summed up while v travels.
 //
 // Published stages 4096 x 96 .. 64 x 768 (pixels x channels), 128 blocks of 16 warps each, two to a multiprocessor: 1.2
 // M products of the tensor cores a block, and a quarter more (half in the last stage) for the sums of v; 64, 32, 32, 32
@@ -17,198 +17,191 @@
 // cores and for the other blocks of the cluster.
 #pragma once
 
-#include "convnext/depthwise_exchange.cuh"
+#include "convnext/depthwise_finish.cuh"
 
 namespace lpkernels::convnext {
 
-// max(v, 0) - |v| / 2 * erfc(|v| / sqrt(2)), erfc by Abramowitz and Stegun 7.1.26: no branch, within 4e-7.
-__device__ inline float gelu(float v) {
-  const float size = fabsf(v);
-  const float t = approximate_reciprocal(fmaf(0.3275911f * 0.7071067811865476f, size, 1.f));
-  float series = fmaf(t, -0.5f * 1.061405429f, 0.5f * 1.453152027f);
-  series = fmaf(t, series, -0.5f * 1.421413741f);
-  series = fmaf(t, series, 0.5f * 0.284496736f);
-  series = fmaf(t, series, -0.5f * 0.254829592f);
-  return fmaf(series * (t * size), approximate_exp2(-0.7213475204444817f * v * v), fmaxf(v, 0.f));
-}
+// A block's part of the op, in two steps: what waits for nobody, and what reads x. Between them the block waits for the
+// blocks whose work x is.
+template <int PatchH, class P>
+struct DepthwiseWork {
+  static constexpr int kPatchH = PatchH;
+  static constexpr int kPixels = PatchH * kPatchW;
+  using Product = P;
+  static_assert(Product::kRows == kPixels);
+  using Memory = DepthwiseMemory<Product, PatchH>;
 
-// Layer norm, bias, GELU, h, and the tile's sums of squares in a fixed order. targets: of the tile's pixels in the
-// image, negative outside.
-template <class Product>
-__device__ void finish(const DepthwiseLinear& p, const float* staged, const float2* norms, const int* targets,
-                       const float* weight_totals, const float* bias, int first_n, float4* partial) {
-  constexpr int kQuads = Product::kQuads, kSlices = Product::kSlices;
-  const int slice = static_cast<int>(threadIdx.x / kQuads), column = static_cast<int>(threadIdx.x % kQuads) * 4;
-  const int n = first_n + column;
-  float4 squares = make_float4(0.f, 0.f, 0.f, 0.f);
-  if (slice < kSlices) {
-    if (n < p.outputs) {
-      const float4 own_bias = *reinterpret_cast<const float4*>(bias + column);
-      const float4 totals = *reinterpret_cast<const float4*>(weight_totals + column);
-      __half* h = p.h + int64_t{blockIdx.z} * p.height * p.width * p.outputs + n;
-#pragma unroll 2  // more would be fetched for a single use
-      for (int i = 0; i < Product::kRows / kSlices; ++i) {
-        const int pixel = slice + i * kSlices, target = targets[pixel];
-        if (target < 0) {
-          continue;
-        }
-        const float2 norm = norms[pixel];
-        const float4 sum = Product::staged_sum(staged, pixel, column);
-        const auto value = [&](float sum, float total, float bias) {
-          return gelu(fmaf(fmaf(-norm.x, total, sum), norm.y, bias));
-        };
-        const uint2 rounded =
-            make_uint2(halves(value(sum.x, totals.x, own_bias.x), value(sum.y, totals.y, own_bias.y)),
-                       halves(value(sum.z, totals.z, own_bias.z), value(sum.w, totals.w, own_bias.w)));
-        *reinterpret_cast<uint2*>(h + int64_t{target} * p.outputs) = rounded;
-        const float2 first = floats(rounded.x), second = floats(rounded.y);
-        squares.x = fmaf(first.x, first.x, squares.x);
-        squares.y = fmaf(first.y, first.y, squares.y);
-        squares.z = fmaf(second.x, second.x, squares.z);
-        squares.w = fmaf(second.y, second.y, squares.w);
+  int thread;
+  unsigned char* memory;
+  uint4* weights;
+  uint64_t* arrivals;  // one, ready
+  DepthwisePlace place;
+  Halo<PatchH> source;
+
+  __device__ DepthwiseWork(const DepthwiseLinear& p, unsigned char* memory, uint4* weights, uint64_t* arrivals,
+                           int block, int rank)
+      : thread(thread_index()),
+        memory(memory),
+        weights(weights),
+        arrivals(arrivals),
+        place(p, PatchH, Product::kColumns, block, rank),
+        source(p, place.image, place.top, place.left, thread) {}
+
+  // Asks for weights, taps and biases.
+  __device__ void prepare(const DepthwiseLinear& p) const {
+    const Chunks chunks(p.channels, p.cluster, place.own);
+    auto* bias = reinterpret_cast<float*>(memory + p.at.bias);
+    if (thread < Product::kQuads) {
+      const int n = 4 * thread;
+      copy_async(bias + n, p.bias + place.first_n + n, place.first_n + n < p.outputs);
+    }
+    Taps columns[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (i < chunks.count) {
+        columns[i].load(p, chunks.first + i, thread, taps_bias(i));
       }
     }
-    partial[threadIdx.x] = squares;
-  }
-  __syncthreads();
-  if (slice == 0 && n < p.outputs) {
-#pragma unroll 8
-    for (int i = 1; i < kSlices; ++i) {
-      squares = squares + partial[i * kQuads + threadIdx.x];
+    if (!Product::kBoxed) {
+      Product(thread).load_shared(p.weight, place.first_n, p.outputs, 0, p.channels, weights);
     }
-    *reinterpret_cast<float4*>(p.squares + (int64_t{blockIdx.z} * gridDim.y + blockIdx.y) * p.outputs + n) = squares;
+    commit_copies();
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (i < chunks.count) {
+        columns[i].store(taps(i), thread);
+      }
+    }
+    if (thread < kPixels) {
+      const int pixel = thread, y = place.top + pixel / kPatchW, x = place.left + pixel % kPatchW;
+      reinterpret_cast<int*>(memory + p.at.targets)[pixel] = y < p.height && x < p.width ? y * p.width + x : -1;
+    }
   }
+
+  // turn: how many times it has been called before. before_product() and after_product(): when the weights are to be
+  // there, and when they have been read.
+  template <class Before, class After>
+  __device__ void run(const DepthwiseLinear& p, int turn, Before&& before_product, After&& after_product) const {
+    const Chunks chunks(p.channels, p.cluster, place.own);
+    auto* sums = reinterpret_cast<float*>(memory);
+    auto* a = reinterpret_cast<__half*>(memory + p.at.a);
+    auto* statistics = reinterpret_cast<float2*>(memory + p.at.statistics);
+    auto* norms = reinterpret_cast<float2*>(memory + p.at.norms);
+#pragma unroll 1
+    for (int first = 0; first < chunks.count; first += 2) {
+      const int chunks_here = min(chunks.count - first, 2);
+      if (first > 0) {
+        __syncthreads();
+      }
+#pragma unroll 1
+      for (int i = 0; i < chunks_here; ++i) {
+        const int chunk = chunks.first + first + i;
+        if (first > 0) {
+          Taps columns;
+          columns.load(p, chunk, thread, taps_bias(i));
+          columns.store(taps(i), thread);
+        }
+        source.load(p, chunk, reinterpret_cast<__half*>(slot(i)));
+      }
+      commit_copies();
+      wait_for_copies<0>();
+      __syncthreads();
+      convolve<PatchH>(chunks_here, thread, slot(0),
+                       a + Memory::place_of(chunks, chunks.first + first, place.own) * Memory::kChunkSize);
+    }
+    publish_to_copies();
+    if (!p.at.apart) {
+      arrive_at_cluster();
+      wait_for_cluster();  // their halos, where a is to be, have been read
+    }
+    clear_rest<Memory>(chunks, place.own, thread, a);
+    __syncthreads();
+    if (thread == 0) {
+      expect_bytes(arrivals, (chunks.all - chunks.count) * Memory::kChunkBytes);
+    }
+    share_chunks<Memory>(chunks, place.own, place.base, p.cluster, thread, a, arrivals);
+    Product product(thread);
+    product.load_held(p.weight, place.first_n, p.outputs, 0, p.channels);
+    wait_for_copies<0>();  // a block may have no chunk to wait for
+    before_product();
+    add_up_weights(product, weights, reinterpret_cast<float*>(memory + p.at.weight_sums), weight_totals(p));
+    wait_for_bytes(arrivals, turn);
+    arrive_at_cluster();
+
+    PixelSums<Product> pixel_sums(product);
+    multiply<Memory>(product, chunks, place.own, a, weights, pixel_sums);
+    pixel_sums.store(statistics);
+    wait_for_cluster();  // what this block sent has arrived
+    __syncthreads();     // a and the weights have been read: the sums take their place
+    after_product();
+    if (thread < kPixels) {
+      norms[thread] = PixelSums<Product>::norm(statistics, thread, p.channels);
+    }
+    product.stage(sums);
+    __syncthreads();
+    finish<Product>(p, place, sums, norms, reinterpret_cast<const int*>(memory + p.at.targets), weight_totals(p),
+                    reinterpret_cast<const float*>(memory + p.at.bias), thread,
+                    reinterpret_cast<float4*>(memory + Memory::kSquares));
+  }
+
+  // What a block without a part does while others of its cluster run.
+  __device__ static void stand_by(const DepthwiseLinear& p) {
+    for (int meetings = p.at.apart ? 1 : 2; meetings > 0; --meetings) {
+      arrive_at_cluster();
+      wait_for_cluster();
+    }
+  }
+
+ private:
+  __device__ unsigned char* slot(int i) const { return memory + Memory::kSlots + i * Slot<PatchH>::kBytes; }
+  __device__ uint4* taps(int i) const { return reinterpret_cast<uint4*>(slot(i) + Slot<PatchH>::kTaps); }
+  __device__ float* taps_bias(int i) const { return reinterpret_cast<float*>(slot(i) + Slot<PatchH>::kBias); }
+  __device__ float* weight_totals(const DepthwiseLinear& p) const {
+    return reinterpret_cast<float*>(memory + p.at.weight_totals);
+  }
+};
+
+// Of the whole op.
+template <class Work>
+LPKERNELS_HOST_DEVICE int blocks_of(const DepthwiseLinear& p, int batch) {
+  return ceil_div(p.outputs, Work::Product::kColumns) * p.tiles * batch;
 }
 
-// Grid: (column blocks, tiles of an image, images), clusters along the columns.
-template <int PatchH, int GroupsK, int Held>
+// Grid: blocks in the order of their places.
+template <class Work>
 __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __grid_constant__ DepthwiseLinear p) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  constexpr int kPixels = PatchH * kPatchW;
-  using Product = HeldProduct<kPixels / kWarpRows, GroupsK, Held>;
-  using Memory = DepthwiseMemory<Product, PatchH>;
-  const Memory at(p.channels, p.cluster);
+  const int block = blockIdx.x;
   unsigned char* memory = shared_memory();
-  auto* weights = reinterpret_cast<uint4*>(memory);
-  auto* sums = reinterpret_cast<float*>(memory);
-  unsigned char* slots = memory + Memory::kSlots;
-  const auto taps = [&](int i) {
-    return reinterpret_cast<uint4*>(slots + i * Slot<PatchH>::kBytes + Slot<PatchH>::kTaps);
-  };
-  const auto taps_bias = [&](int i) {
-    return reinterpret_cast<float*>(slots + i * Slot<PatchH>::kBytes + Slot<PatchH>::kBias);
-  };
-  auto* a = reinterpret_cast<__half*>(memory + at.a);
-  auto* arrivals = reinterpret_cast<uint64_t*>(memory + at.arrivals);
-  auto* bias = reinterpret_cast<float*>(memory + at.bias);
-  auto* statistics = reinterpret_cast<float2*>(memory + at.statistics);
-  auto* norms = reinterpret_cast<float2*>(memory + at.norms);
-  auto* targets = reinterpret_cast<int*>(memory + at.targets);
-  auto* weight_totals = reinterpret_cast<float*>(memory + at.weight_totals);
-  const int own = static_cast<int>(blockIdx.x) & (p.cluster - 1);
-  const Chunks chunks(p.channels, p.cluster, own);
-  const int tile = blockIdx.y, tiles_w = ceil_div(p.width, kPatchW);
-  const int top = tile / tiles_w * PatchH, left = tile % tiles_w * kPatchW;
-  const int first_n = static_cast<int>(blockIdx.x) * Product::kColumns;
-
+  auto* arrivals = reinterpret_cast<uint64_t*>(memory);
+  memory += kArrivalsBytes;
+  const Work work(p, memory, reinterpret_cast<uint4*>(memory), arrivals, block, block & (p.cluster - 1));
   let_next_kernel_start();
-  Taps columns[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    if (i < chunks.count) {
-      columns[i].load(p, chunks.first + i, taps_bias(i));
-    }
-  }
-  Product product;
-  product.load_weights(p.weight, first_n, p.outputs, 0, p.channels, weights);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    if (i < chunks.count) {
-      columns[i].store(taps(i));
-    }
-  }
-  if (threadIdx.x < Product::kQuads) {
-    const int n = 4 * static_cast<int>(threadIdx.x);
-    copy_async(bias + n, p.bias + first_n + n, first_n + n < p.outputs);
-  }
-  commit_copies();
-  if (threadIdx.x < kPixels) {
-    const int pixel = threadIdx.x, y = top + pixel / kPatchW, x = left + pixel % kPatchW;
-    targets[pixel] = y < p.height && x < p.width ? y * p.width + x : -1;
-  }
   if (threadIdx.x == 0) {
     init_arrivals(arrivals);
   }
-  if (at.apart) {
-    arrive_at_cluster();
-  }
-  wait_for_copies<0>();
-  add_up_weights(product, weights, reinterpret_cast<float*>(memory + at.weight_sums), weight_totals);
-  const Halo<PatchH> source(p, blockIdx.z, top, left);
-  if (at.apart) {
-    wait_for_cluster();  // all of its blocks run: their memory may be written
-  }
-  wait_for_kernel_before();
-
-#pragma unroll 1
-  for (int first = 0; first < chunks.count; first += 2) {
-    const int chunks_here = min(chunks.count - first, 2);
-    if (first > 0) {
-      __syncthreads();
-    }
-#pragma unroll 1
-    for (int i = 0; i < chunks_here; ++i) {
-      const int chunk = chunks.first + first + i;
-      if (first > 0) {
-        columns[0].load(p, chunk, taps_bias(i));
-        columns[0].store(taps(i));
-      }
-      source.load(p, chunk, reinterpret_cast<__half*>(slots + i * Slot<PatchH>::kBytes));
-    }
-    commit_copies();
-    wait_for_copies<0>();
-    __syncthreads();
-    convolve<PatchH>(chunks_here, slots, a + Memory::place_of(chunks, chunks.first + first, own) * Memory::kChunkSize);
-  }
-  publish_to_copies();
-  if (!at.apart) {
-    arrive_at_cluster();
-    wait_for_cluster();  // their halos, where a is to be, have been read
-  }
-  clear_rest<Memory>(chunks, own, a);
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    expect_bytes(arrivals, (chunks.all - chunks.count) * Memory::kChunkBytes);
-  }
-  share_chunks<Memory>(chunks, own, p.cluster, a, arrivals);
-  product.load_held(p.weight, first_n, p.outputs, 0, p.channels);  // again, rather than in registers all the while
-  wait_for_bytes(arrivals);
   arrive_at_cluster();
-
-  PixelSums<Product> pixel_sums;
-  multiply<Memory>(product, chunks, own, a, weights, pixel_sums);
-  pixel_sums.store(statistics);
-  wait_for_cluster();  // what this block sent has arrived
-  __syncthreads();     // a and the weights have been read: the sums take their place
-  if (threadIdx.x < kPixels) {
-    norms[threadIdx.x] = PixelSums<Product>::norm(statistics, static_cast<int>(threadIdx.x), p.channels);
-  }
-  product.stage(sums);
-  __syncthreads();
-  finish<Product>(p, sums, norms, targets, weight_totals, bias, first_n,
-                  reinterpret_cast<float4*>(memory + Memory::kSquares));
+  work.prepare(p);
+  wait_for_cluster();  // all of its blocks run: their memory may be written
+  wait_for_kernel_before();
+  work.run(p, 0, [] {}, [] {});
 #endif
 }
+
+// Bytes of shared memory for a block, of two on a multiprocessor or alone.
+constexpr int kHalfOfMultiprocessor = 112 << 10, kMultiprocessor = 227 << 10;
 
 // An instance of the kernel, for so many channels as a block holds weights of.
 template <int PatchH, int GroupsK, int Held>
 struct DepthwiseVariant {
-  using Product = HeldProduct<PatchH * kPatchW / kWarpRows, GroupsK, Held>;
-  static constexpr auto kKernel = &depthwise_linear_kernel<PatchH, GroupsK, Held>;
+  using Work = DepthwiseWork<PatchH, HeldProduct<PatchH * kPatchW / kWarpRows, GroupsK, Held>>;
+  using Product = typename Work::Product;
+  static constexpr auto kKernel = &depthwise_linear_kernel<Work>;
 
-  static size_t shared_bytes(int channels, int cluster) {
-    return DepthwiseMemory<Product, PatchH>(channels, cluster).bytes;
+  static DepthwiseOffsets memory(int channels, int cluster) {
+    return typename Work::Memory(channels, cluster, kHalfOfMultiprocessor);
   }
+  static size_t shared_bytes(int channels, int cluster) { return kArrivalsBytes + memory(channels, cluster).bytes; }
 };
 using LargeDepthwise = DepthwiseVariant</*PatchH=*/8, /*GroupsK=*/1, /*Held=*/1>;  // many pixels, 96 channels
 using NarrowDepthwise = DepthwiseVariant<4, 2, 0>;                                 // 192 channels
@@ -220,14 +213,14 @@ inline int patch_height(const DepthwiseLinear& p) {
   return p.height * p.width >= 2048 && p.channels <= LargeDepthwise::Product::kDepth ? 8 : 4;
 }
 
-inline int tiles_of(const DepthwiseLinear& p) {
-  return ceil_div(p.height, patch_height(p)) * ceil_div(p.width, kPatchW);
+inline int tiles_of(const DepthwiseLinear& p, int patch_height) {
+  return ceil_div(p.height, patch_height) * ceil_div(p.width, kPatchW);
 }
 
 // As many blocks of a tile as a portable cluster holds, each with a chunk of the channels at least.
-inline int cluster_for(const DepthwiseLinear& p, int columns) {
+inline int cluster_for(const DepthwiseLinear& p, int columns, int largest) {
   int cluster = 1;
-  while (cluster < 8 && 2 * cluster <= ceil_div(p.channels, kChunk) && columns % (2 * cluster) == 0) {
+  while (cluster < largest && 2 * cluster <= ceil_div(p.channels, kChunk) && columns % (2 * cluster) == 0) {
     cluster *= 2;
   }
   return cluster;

@@ -2,17 +2,34 @@
 // that a CPU test can run the kernels with functions of the same names.
 #pragma once
 
+#include <cooperative_groups.h>
+#include <cuda.h>
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <utility>
 
 #include "common/dependent_launch.cuh"
 
 namespace lpkernels::convnext {
 
 __device__ inline unsigned char* shared_memory() {
-  extern __shared__ __align__(128) unsigned char dynamic_shared_memory[];
+  extern __shared__ __align__(1024) unsigned char dynamic_shared_memory[];
   return dynamic_shared_memory;
+}
+
+// threadIdx.x and blockIdx.x, read anew, so that what a loop derives from them is not kept in registers over its turns.
+__device__ inline int thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  __builtin_assume(0 <= index && index < 512);
+  return index;
+}
+__device__ inline int block_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+  __builtin_assume(index >= 0);
+  return index;
 }
 
 // Two halves that no kernel writes, zeros unless they exist. Volatile, so that the load stays before the wait for the
@@ -119,6 +136,20 @@ __device__ inline float approximate_exp2(float v) {
   return result;
 }
 
+// Boxes of 64 columns by some rows of matrices that lie one behind the other; a row's 16 bytes in 128 are swizzled by
+// the row.
+using BoxMap = CUtensorMap;
+
+// Asks for a box, zeros outside the matrix, whose arrival is counted; one thread does.
+__device__ inline void load_box(void* to, const BoxMap& map, int column, int row, int matrix, uint64_t* arrivals) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, "
+      "%6}], [%2];" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))),
+      "l"(&map), "r"(static_cast<unsigned>(__cvta_generic_to_shared(arrivals))), "r"(column), "r"(row), "r"(matrix),
+      "r"(0)
+      : "memory");
+}
+
 // The two halves of a barrier of the cluster that orders no memory but what `init_arrivals` wrote.
 __device__ inline void arrive_at_cluster() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
@@ -126,6 +157,15 @@ __device__ inline void arrive_at_cluster() {
 __device__ inline void wait_for_cluster() {
   asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 }
+
+// Where all thread blocks of a cooperative launch meet: what one wrote to global memory before it arrives is there for
+// all that have waited. The block meets in either half.
+struct GridBarrier {
+  cooperative_groups::grid_group::arrival_token token;
+
+  __device__ void arrive() { token = cooperative_groups::this_grid().barrier_arrive(); }
+  __device__ void wait() { cooperative_groups::this_grid().barrier_wait(std::move(token)); }
+};
 
 __device__ inline unsigned shared_address(const void* own) {
   return static_cast<unsigned>(__cvta_generic_to_shared(own));
@@ -137,20 +177,21 @@ __device__ inline void init_arrivals(uint64_t* arrivals) {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-// One thread says how many bytes blocks of the cluster send this one, once; some may have arrived before.
+// One thread says how many bytes blocks of the cluster send this one until its next wait; some may have arrived before.
 __device__ inline void expect_bytes(uint64_t* arrivals, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(arrivals)), "r"(bytes)
                : "memory");
 }
 
-// Waits until they are there and may be read.
-__device__ inline void wait_for_bytes(uint64_t* arrivals) {
+// Waits until they are there and may be read. turn: how many times these arrivals have been waited for before.
+__device__ inline void wait_for_bytes(uint64_t* arrivals, int turn) {
   asm volatile(
       "{\n"
       ".reg .pred there;\n"
-      "again: mbarrier.try_wait.parity.shared::cta.b64 there, [%0], 0;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 there, [%0], %1;\n"
       "@!there bra again;\n"
-      "}" ::"r"(shared_address(arrivals))
+      "}" ::"r"(shared_address(arrivals)),
+      "r"(turn & 1)
       : "memory");
 }
 

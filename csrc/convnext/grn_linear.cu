@@ -4,11 +4,13 @@
 #include "common/cuda.h"
 #include "common/kernel_table.h"
 #include "convnext/arguments.h"
+#include "convnext/launch.h"
 
 namespace lpkernels::convnext {
 namespace {
 
 constexpr const char* kOp = "grn_linear";
+using Work = GrnWork<NarrowSplit>;
 
 Tensor grn_linear_cuda(const Tensor& x, const Tensor& squares, const Tensor& gamma, const Tensor& weight,
                        const Tensor& bias, const Tensor& residual) {
@@ -33,19 +35,21 @@ Tensor grn_linear_cuda(const Tensor& x, const Tensor& squares, const Tensor& gam
       .rows = static_cast<int>(rows),
       .splits = 1,
       .tiles = 1};
-  choose_cluster(p);
-  const int cluster = p.splits * p.tiles;
-  const dim3 grid(ceil_div(tiles_of(p), p.tiles) * cluster, ceil_div(p.outputs, GrnMemory::Product::kColumns),
-                  in.batch);
-  launch_clusters(kOp, &grn_linear_kernel, grid, kThreads, GrnMemory(p.depth, cluster).bytes, cluster,
-                  current_stream(x), p);
+  launch_grn_linear(kOp, p, in.batch, current_stream(x));
   return y;
 }
 
 const RegisterKernel registered({"grn_linear<32x96>", reinterpret_cast<const void*>(&grn_linear_kernel), kThreads,
-                                 GrnMemory(3072, kLargestCluster).bytes});
+                                 kArrivalsBytes + Work::Memory::kBytes});
 
 }  // namespace
+
+void launch_grn_linear(const char* op, GrnLinear p, int batch, cudaStream_t stream) {
+  choose_cluster(p, Work::Product::kRows, kLargestCluster);
+  launch_clusters(op, &grn_linear_kernel, dim3(blocks_of<Work>(p, batch)), kThreads,
+                  kArrivalsBytes + Work::Memory::kBytes, p.splits * p.tiles, stream, p);
+}
+
 }  // namespace lpkernels::convnext
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lpkernels, library) {

@@ -23,22 +23,23 @@
 
 namespace lpkernels::convnext {
 
-// A block's 32 pixels of x by one piece of K, in shared memory: a[pixel][column]. A thread copies and scales the same
+// A block's pixels of x by one piece of K, in shared memory: a[pixel][column]. A thread copies and scales the same
 // vectors of 8 of every eighth pixel, so that it waits for none but its own and has one vector's factors.
+template <class Product>
 struct Piece {
-  static constexpr int kVectors = GrnMemory::Product::kDepth / 8;
+  static constexpr int kVectors = Product::kDepth / 8;
   static constexpr int kPixels = 3 * kThreads / 4 / kVectors;  // at once
-  static constexpr int kOwn = GrnMemory::Product::kRows / kPixels;
+  static constexpr int kOwn = Product::kRows / kPixels;
 
   int pixel, column;
   bool takes_part;
 
-  __device__ Piece()
-      : pixel(static_cast<int>(threadIdx.x / kVectors)),
-        column(static_cast<int>(threadIdx.x % kVectors) * 8),
-        takes_part(pixel < kPixels) {}
+  __device__ explicit Piece(int thread)
+      : pixel(thread / kVectors), column(thread % kVectors * 8), takes_part(pixel < kPixels) {}
 
-  __device__ __half* place(__half* a, int i) const { return a + (pixel + i * kPixels) * GrnMemory::kPitch + column; }
+  __device__ __half* place(__half* a, int i) const {
+    return a + (pixel + i * kPixels) * SplitMemory<Product>::kPitch + column;
+  }
 
   // Zeros outside the image and beyond K. x: the piece's first number; pixels: of the image from there on.
   __device__ void copy(const GrnLinear& p, const __half* x, int pixels, int depth, __half* a) const {
@@ -82,9 +83,8 @@ struct Piece {
 };
 
 // What becomes of the sums of this block's pixels.
+template <class Product>
 struct Answer {
-  using Product = GrnMemory::Product;
-
   int image, first_pixel, first_n;
 
   __device__ int64_t place(const GrnLinear& p, int row, int column) const {
@@ -95,9 +95,9 @@ struct Answer {
   }
 
   // Asks for residual[row][column]; waited for with the piece of x that is copied after it.
-  __device__ void copy_residual(const GrnLinear& p, int rows, __half* residual) const {
+  __device__ void copy_residual(const GrnLinear& p, int rows, int thread, __half* residual) const {
     constexpr int kVectors = Product::kColumns / 8;
-    const int row = static_cast<int>(threadIdx.x / kVectors), column = static_cast<int>(threadIdx.x % kVectors) * 8;
+    const int row = thread / kVectors, column = thread % kVectors * 8;
     if (row < rows && exists(p, row, column)) {
       copy_async(residual + row * Product::kColumns + column, p.residual + place(p, row, column), true);
     }
@@ -115,85 +115,161 @@ struct Answer {
   }
 };
 
-constexpr int kLargestCluster = 8;  // that every GPU with clusters has
-constexpr int kMostDepth = kLargestCluster * GrnMemory::Product::kDepth;
+constexpr int kMostDepth = kLargestCluster * NarrowSplit::kDepth;
 
-inline int tiles_of(const GrnLinear& p) {
-  return ceil_div(p.pixels, GrnMemory::Product::kRows);
+LPKERNELS_HOST_DEVICE int tiles_of(const GrnLinear& p, int rows_of_block) {
+  return ceil_div(p.pixels, rows_of_block);
 }
 
-// Splits K so that registers hold a block's weights; the rest of a cluster of 8 are tiles that share the norms.
-inline void choose_cluster(GrnLinear& p) {
+// Splits K so that a block holds its weights; the rest of a cluster are tiles that share the norms.
+inline void choose_cluster(GrnLinear& p, int rows_of_block, int largest) {
   p.splits = p.tiles = 1;
-  while (p.splits * GrnMemory::Product::kDepth < p.depth) {
+  while (p.splits * NarrowSplit::kDepth < p.depth) {
     p.splits *= 2;
   }
-  while (2 * p.tiles <= tiles_of(p) && 2 * p.tiles * p.splits <= kLargestCluster) {
+  while (2 * p.tiles <= tiles_of(p, rows_of_block) && 2 * p.tiles * p.splits <= largest) {
     p.tiles *= 2;
   }
 }
 
-// Grid: (tiles of an image times splits, column blocks, images), clusters along the first.
+// What a block does: some outputs of a tile of an image, from one piece of K.
+struct GrnPlace {
+  int image, first_pixel, first_n, part;
+  int own, base;  // rank in its cluster of splits times tiles, and the hardware's rank of the first of them
+
+  // Blocks in order: pieces, tiles of an image, column blocks, images.
+  __device__ GrnPlace(const GrnLinear& p, int rows_of_block, int columns_of_block, int block, int rank) {
+    const int cluster = p.splits * p.tiles, along = ceil_div(tiles_of(p, rows_of_block), p.tiles) * cluster;
+    const int columns = ceil_div(p.outputs, columns_of_block), row = block / along, x = block % along;
+    image = row / columns;
+    own = x & (cluster - 1);
+    base = rank - own;
+    part = own & (p.splits - 1);
+    first_pixel = share_of(x - part, p.splits) * rows_of_block;
+    first_n = row % columns * columns_of_block;
+  }
+};
+
+// Of the whole op.
+template <class Work>
+LPKERNELS_HOST_DEVICE int blocks_of(const GrnLinear& p, int batch) {
+  return ceil_div(tiles_of(p, Work::Product::kRows), p.tiles) * p.splits * p.tiles *
+         ceil_div(p.outputs, Work::Product::kColumns) * batch;
+}
+
+// A block's part of the op, in two steps: what waits for nobody, and what reads x. Between them the block waits for the
+// blocks whose work x is.
+template <class P>
+struct GrnWork {
+  using Product = P;
+  using Memory = GrnMemory<Product>;
+
+  int thread;
+  unsigned char* memory;
+  uint4* weights;
+  uint64_t* arrivals;  // two, ready
+  GrnPlace place;
+  Memory at;
+  Product product;
+  Norms norms;  // of threads below `quads`: quad is thread
+  SplitSums<Product> sums;
+  Answer<Product> answer;
+  Piece<Product> piece;
+  float4 gamma;
+
+  __device__ GrnWork(const GrnLinear& p, unsigned char* memory, uint4* weights, uint64_t* arrivals, int block, int rank)
+      : thread(thread_index()),
+        memory(memory),
+        weights(weights),
+        arrivals(arrivals),
+        place(p, Product::kRows, Product::kColumns, block, rank),
+        at(p.depth, p.splits * p.tiles),
+        product(thread),
+        norms(p, at.quads, place.image, block_k(), thread),
+        sums(p.splits, place.part, thread),
+        answer{place.image, place.first_pixel + place.part * sums.rows, place.first_n},
+        piece(thread) {}
+
+  // Asks for weights and bias.
+  __device__ void prepare(const GrnLinear& p) {
+    const int k = block_k() + 4 * thread;
+    gamma = thread < at.quads && k < p.depth ? *reinterpret_cast<const float4*>(p.gamma + k)
+                                             : make_float4(0.f, 0.f, 0.f, 0.f);
+    if (!Product::kBoxed) {
+      product.load_weights(p.weight, place.first_n, p.outputs, first_k(), p.depth, weights);
+    }
+    copy_bias<Product>(p.bias, place.first_n, p.outputs, thread, bias());
+    if (thread == 0) {
+      expect_bytes(arrivals, static_cast<int>(sizeof(float)) * (depth(p) + p.splits * p.tiles * at.senders));
+      if (p.splits > 1) {
+        SplitSums<Product>::expect(arrivals + 1);
+      }
+    }
+  }
+
+  // turn: how many times it has been called before. before_product() and after_product(): when the weights are to be
+  // there, and when they have been read.
+  template <class Before, class After>
+  __device__ void run(const GrnLinear& p, int turn, Before&& before_product, After&& after_product) {
+    auto* a = reinterpret_cast<__half*>(memory);
+    auto* staged = reinterpret_cast<float*>(memory);
+    auto* residual = reinterpret_cast<__half*>(memory + Memory::kResidual);
+    float4 squares[Norms::kInFlight];
+    norms.load(p, norms.from, norms.rows, squares);
+    answer.copy_residual(p, sums.rows, thread, residual);
+    piece.copy(p, p.x + (int64_t{place.image} * p.pixels + place.first_pixel) * p.depth + first_k(),
+               p.pixels - place.first_pixel, depth(p), a);
+    const float4 sum = norms.sum(p, squares);
+    if (norms.slice < norms.slices) {
+      reinterpret_cast<float4*>(memory + Memory::kPartial)[thread] = sum;
+    }
+    __syncthreads();
+    norms.share(p, at, memory, block_k() + 4 * thread, place.own, place.base, gamma, arrivals);
+    wait_for_bytes(arrivals, turn);
+    const float inverse = inverse_mean(reinterpret_cast<const float*>(memory + Memory::kSums),
+                                       p.splits * p.tiles * at.senders, p.depth, thread % 32);
+    piece.scale(reinterpret_cast<const float*>(memory + Memory::kGains), inverse, depth(p), a);
+    before_product();
+    __syncthreads();
+    multiply(product, a, weights);
+    __syncthreads();  // a and the weights have been read: the sums take their place
+    after_product();
+    product.stage(staged);
+    __syncthreads();
+    sums.add_up(staged, place.base + place.own - place.part, reinterpret_cast<float*>(memory + Memory::kPartial),
+                arrivals + 1, turn,
+                [&](int row, float4 sum) { answer.finish(p, row, sums.column, sum, bias(), residual); });
+  }
+
+  __device__ int first_k() const { return place.part * Product::kDepth; }
+
+ private:
+  // Of its piece of K.
+  __device__ int depth(const GrnLinear& p) const { return min(max(p.depth - first_k(), 0), Product::kDepth); }
+
+  __device__ int block_k() const { return place.own * at.quads * 4; }  // the first whose norm it takes
+  __device__ float* bias() const { return reinterpret_cast<float*>(memory + Memory::kBias); }
+};
+
+// Grid: blocks in the order of their places.
 static __global__ void __launch_bounds__(kThreads, 2) grn_linear_kernel(const __grid_constant__ GrnLinear p) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  using Product = GrnMemory::Product;
-  const int cluster = p.splits * p.tiles, own = static_cast<int>(blockIdx.x) & (cluster - 1);
-  const int part = own & (p.splits - 1), image = blockIdx.z, thread = threadIdx.x;
-  const int first_pixel = share_of(blockIdx.x - part, p.splits) * Product::kRows;
-  const int first_n = static_cast<int>(blockIdx.y) * Product::kColumns;
-  const int first_k = part * Product::kDepth, depth = min(max(p.depth - first_k, 0), Product::kDepth);
-  const GrnMemory at(p.depth, cluster);
+  const int block = blockIdx.x;
   unsigned char* memory = shared_memory();
-  auto* a = reinterpret_cast<__half*>(memory);
-  auto* staged = reinterpret_cast<float*>(memory);
-  auto* weights = reinterpret_cast<uint4*>(memory + GrnMemory::kWeights);
-  auto* bias = reinterpret_cast<float*>(memory + GrnMemory::kBias);
-  auto* residual = reinterpret_cast<__half*>(memory + GrnMemory::kResidual);
-  auto* received = reinterpret_cast<float*>(memory + GrnMemory::kPartial);
-  auto* arrivals = reinterpret_cast<uint64_t*>(memory + GrnMemory::kArrivals);
-
+  auto* arrivals = reinterpret_cast<uint64_t*>(memory);
+  memory += kArrivalsBytes;
+  auto* weights = reinterpret_cast<uint4*>(memory + GrnMemory<NarrowSplit>::kWeights);
+  GrnWork<NarrowSplit> work(p, memory, weights, arrivals, block, block & (p.splits * p.tiles - 1));
   let_next_kernel_start();
-  Product product;
-  product.load_weights(p.weight, first_n, p.outputs, first_k, p.depth, weights);
-  const int block_k = own * at.quads * 4;
-  const Norms norms(p, at.quads, image, block_k);  // of threads below `quads`: quad is thread
-  const float4 gamma = thread < at.quads && norms.exists
-                           ? *reinterpret_cast<const float4*>(p.gamma + block_k + 4 * thread)
-                           : make_float4(0.f, 0.f, 0.f, 0.f);
-  copy_bias(p.bias, first_n, p.outputs, bias);
-  if (thread == 0) {
+  if (threadIdx.x == 0) {
     init_arrivals(arrivals);
-    expect_bytes(arrivals, static_cast<int>(sizeof(float)) * (p.depth + cluster * at.senders));
-    SplitSums::expect(arrivals + 1);
+    init_arrivals(arrivals + 1);
   }
   arrive_at_cluster();
-  const SplitSums sums(p.splits, part);
-  const Answer answer{image, first_pixel + part * sums.rows, first_n};
-  const Piece piece;
-  wait_for_kernel_before();
-
-  float4 squares[Norms::kInFlight];
-  norms.load(p, norms.from, norms.rows, squares);
-  answer.copy_residual(p, sums.rows, residual);
-  piece.copy(p, p.x + (int64_t{image} * p.pixels + first_pixel) * p.depth + first_k, p.pixels - first_pixel, depth, a);
-  const float4 sum = norms.sum(p, squares);
-  if (norms.slice < norms.slices) {
-    reinterpret_cast<float4*>(memory + GrnMemory::kPartial)[thread] = sum;
-  }
-  __syncthreads();
+  work.prepare(p);
   wait_for_cluster();  // all of its blocks run: their memory may be written
-  norms.share(at, memory, own, cluster, gamma, arrivals);
-  wait_for_bytes(arrivals);
-  const float inverse =
-      inverse_mean(reinterpret_cast<const float*>(memory + GrnMemory::kSums), cluster * at.senders, p.depth);
-  piece.scale(reinterpret_cast<const float*>(memory + GrnMemory::kGains) + first_k, inverse, depth, a);
-  __syncthreads();
-  multiply(product, a, weights);
-  __syncthreads();  // a and the weights have been read: the sums take their place
-  product.stage(staged);
-  __syncthreads();
-  sums.add_up(staged, own - part, received, arrivals + 1,
-              [&](int row, float4 sum) { answer.finish(p, row, sums.column, sum, bias, residual); });
+  wait_for_kernel_before();
+  work.run(p, 0, [] {}, [] {});
 #endif
 }
 

@@ -25,7 +25,7 @@ struct NormDownsample {
   int rows;  // pixels of y, of all images
 };
 
-struct DownsampleMemory : SplitMemory {
+struct DownsampleMemory : SplitMemory<NarrowSplit> {
   static constexpr size_t kReceived = kEnd;
   static constexpr size_t kArrivals = kReceived + kReceivedBytes;
   static constexpr size_t kBytes = kArrivals + sizeof(uint64_t) * 2;
@@ -91,7 +91,7 @@ struct NormedPixel {
 template <int Splits>
 __global__ void __launch_bounds__(kThreads, 2) norm_downsample_kernel(const __grid_constant__ NormDownsample p) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  using Product = SplitProduct;
+  using Product = NarrowSplit;
   using Memory = DownsampleMemory;
   constexpr int kTaps = 4 / Splits, kLanes = kThreads / (Product::kRows * kTaps);
   const int part = static_cast<int>(blockIdx.x % Splits), tile = static_cast<int>(blockIdx.x / Splits);
@@ -105,9 +105,9 @@ __global__ void __launch_bounds__(kThreads, 2) norm_downsample_kernel(const __gr
   auto* arrivals = reinterpret_cast<uint64_t*>(memory + Memory::kArrivals);
 
   let_next_kernel_start();
-  Product product;
+  Product product(threadIdx.x);
   product.load_weights(p.weight, first_n, p.outputs, part * depth, 4 * p.channels, weights);
-  copy_bias(p.bias, first_n, p.outputs, bias);
+  copy_bias<Product>(p.bias, first_n, p.outputs, threadIdx.x, bias);
   commit_copies();
   if (threadIdx.x < Product::kRows) {
     __half* row = a + static_cast<int>(threadIdx.x) * Memory::kPitch;
@@ -117,7 +117,8 @@ __global__ void __launch_bounds__(kThreads, 2) norm_downsample_kernel(const __gr
     }
   }
   if (threadIdx.x == 0) {
-    SplitSums::expect(arrivals);
+    init_arrivals(arrivals);
+    SplitSums<Product>::expect(arrivals);
   }
   arrive_at_cluster();
   const int pixel = static_cast<int>(threadIdx.x / (kLanes * kTaps)),
@@ -125,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, 2) norm_downsample_kernel(const __gr
   const int m = tile * Product::kRows + pixel, width = p.width / 2, height = p.height / 2, line = m / width;
   const int y = line % height * 2 + (part * kTaps + tap) / 2, x = m % width * 2 + (part * kTaps + tap) % 2;
   const __half* from = p.x + ((int64_t{line / height} * p.height + y) * p.width + x) * p.channels;
-  const SplitSums sums(Splits, part);
+  const SplitSums<Product> sums(Splits, part, threadIdx.x);
   wait_for_kernel_before();
 
   NormedPixel<kLanes> own;
@@ -138,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, 2) norm_downsample_kernel(const __gr
   __syncthreads();     // a and the weights have been read: the sums take their place
   product.stage(staged);
   __syncthreads();
-  sums.add_up(staged, 0, received, arrivals, [&](int row, float4 sum) {
+  sums.add_up(staged, 0, received, arrivals, 0, [&](int row, float4 sum) {
     const int n = first_n + sums.column, place = tile * Product::kRows + part * sums.rows + row;
     if (place < p.rows && n < p.outputs) {
       sum = sum + *reinterpret_cast<const float4*>(bias + sums.column);
@@ -153,9 +154,9 @@ __global__ void __launch_bounds__(kThreads, 2) norm_downsample_kernel(const __gr
 template <int Splits>
 struct DownsampleVariant {
   static constexpr int kSplits = Splits;
-  static constexpr int kMostChannels = SplitProduct::kDepth / 4 * Splits;
+  static constexpr int kMostChannels = NarrowSplit::kDepth / 4 * Splits;
   static constexpr auto kKernel = &norm_downsample_kernel<Splits>;
-  static_assert(kMostChannels == NormedPixel<kThreads * Splits / (4 * SplitProduct::kRows)>::kMostChannels);
+  static_assert(kMostChannels == NormedPixel<kThreads * Splits / (4 * NarrowSplit::kRows)>::kMostChannels);
 };
 using WidestDownsample = DownsampleVariant<4>;
 
@@ -163,7 +164,7 @@ using WidestDownsample = DownsampleVariant<4>;
 template <class Run>
 void with_downsample(const NormDownsample& p, Run&& run) {
   const auto call = [&](auto variant) {
-    run(variant, ceil_div(p.rows, SplitProduct::kRows) * variant.kSplits, ceil_div(p.outputs, SplitProduct::kColumns));
+    run(variant, ceil_div(p.rows, NarrowSplit::kRows) * variant.kSplits, ceil_div(p.outputs, NarrowSplit::kColumns));
   };
   if (p.channels <= DownsampleVariant<1>::kMostChannels) {
     call(DownsampleVariant<1>{});

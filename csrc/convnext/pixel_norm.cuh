@@ -30,22 +30,22 @@ __device__ void add_up_weights(const Product& product, const uint4* shared, floa
       multiply_add(own[j], ones, w[j][2], w[j][3]);
     }
   }
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  if (lane < 4 && Product::first_row() == 0) {  // all rows of the product are the same
+  const int lane = product.lane();
+  if (lane < 4 && product.first_row() == 0) {  // all rows of the product are the same
 #pragma unroll
     for (int j = 0; j < Product::kTiles; ++j) {
-      float* to = sums + Product::group() * kColumns + Product::first_column() + 8 * j + 2 * lane;
+      float* to = sums + product.group() * kColumns + product.first_column() + 8 * j + 2 * lane;
       *reinterpret_cast<float2*>(to) = make_float2(own[j][0], own[j][1]);
     }
   }
   __syncthreads();
-  if (threadIdx.x < kColumns) {
-    float sum = sums[threadIdx.x];
+  if (product.thread < kColumns) {
+    float sum = sums[product.thread];
 #pragma unroll
     for (int group = 1; group < Product::kGroups; ++group) {
-      sum += sums[group * kColumns + threadIdx.x];
+      sum += sums[group * kColumns + product.thread];
     }
-    totals[threadIdx.x] = sum;
+    totals[product.thread] = sum;
   }
 }
 
@@ -59,10 +59,13 @@ struct PixelSums {
   static constexpr int kEights = Product::kColumnGroups < 8 ? 2 : 1;
   static_assert(2 <= Product::kColumnGroups && Product::kColumnGroups <= 8);
 
+  const Product& product;
   float products[kEights][4] = {};  // of eight pixels and of ones with these pixels
 
-  __device__ static int share() { return Product::column_group() / 2 % kShares; }
-  __device__ static int eight(int i) { return kEights == 2 ? i : Product::column_group() / 4; }
+  __device__ explicit PixelSums(const Product& product) : product(product) {}
+
+  __device__ int share() const { return product.column_group() / 2 % kShares; }
+  __device__ int eight(int i) const { return kEights == 2 ? i : product.column_group() / 4; }
 
   __device__ void add(int chunk, const uint32_t (&rows)[4]) {
 #pragma unroll
@@ -76,9 +79,9 @@ struct PixelSums {
 
   // parts[part][pixel]
   __device__ void store(float2* parts) const {
-    const int lane = static_cast<int>(threadIdx.x % 32), g = lane / 4;
+    const int lane = product.lane(), g = lane / 4;
     if (lane % 4 == g / 2) {  // has the diagonal's g-th
-      float2* own = parts + (Product::group() * kShares + share()) * Product::kRows + Product::row(0) + g;
+      float2* own = parts + (product.group() * kShares + share()) * Product::kRows + product.row(0) + g;
 #pragma unroll
       for (int i = 0; i < kEights; ++i) {
         const float (&d)[4] = products[i];

@@ -138,7 +138,7 @@ static __global__ void __launch_bounds__(kThreads, 2)
       send(means + first * 8 + thread, sum, to, arrivals);
     }
   }
-  wait_for_bytes(arrivals);
+  wait_for_bytes(arrivals, 0);
   const float product = normed_product(weights, means, p.channels);
   if (lane == 0 && n < p.outputs) {
     p.y[int64_t{image} * p.outputs + n] = product + bias;

@@ -1,11 +1,13 @@
 // The matrix product of ConvNeXt's linear layers in half precision, sums in float: C[m, n] = sum over k A[m, k] W[n,
 // k].
 //
-// A is in shared memory, a row's k next to each other; W (N, K) is loaded by the first instructions of a kernel, before
-// the kernel ahead of it has ended: Held of three steps of it to registers, the rest to shared memory. GroupsK of the
-// warps share a product's k, GroupsM its rows and the others its columns: a warp owns 32 rows, 24 columns and 96
-// products of each sum.
+// A is in shared memory, 8 of a row's k next to each other; W (N, K) is loaded by the first instructions of a kernel,
+// before the kernel ahead of it has ended: Held of three steps of it to registers, the rest to shared memory. GroupsK
+// of the warps share a product's k, GroupsM its rows and the others its columns: a warp owns 32 rows, WarpColumns
+// columns and 96 products of each sum.
 #pragma once
+
+#include <bit>
 
 #include "common/host_device.h"
 #include "convnext/device.cuh"
@@ -15,10 +17,14 @@ namespace lpkernels::convnext {
 constexpr float kEpsilon = 1e-6f;  // of every norm in ConvNeXt V2
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
-constexpr int kWarpColumns = 24;
+constexpr int kLargestCluster = 8;  // that every GPU with clusters has
 constexpr int kWarpRows = 32;
 constexpr int kStep = 32;  // k of two products of the tensor cores
 constexpr int kSteps = 3;  // of a warp
+constexpr int kBoxDepth = 64;
+
+// At the front of a block's shared memory: its counts of what the cluster sends it.
+constexpr size_t kArrivalsBytes = 128;
 
 LPKERNELS_HOST_DEVICE constexpr int ceil_div(int a, int b) {
   return (a + b - 1) / b;
@@ -42,6 +48,11 @@ __device__ inline float2 floats(uint32_t halves) {
   return __half22float2(*reinterpret_cast<const __half2*>(&halves));
 }
 
+__device__ inline float4 shuffled(float4 v, int lanes) {
+  return make_float4(__shfl_xor_sync(~0u, v.x, lanes), __shfl_xor_sync(~0u, v.y, lanes),
+                     __shfl_xor_sync(~0u, v.z, lanes), __shfl_xor_sync(~0u, v.w, lanes));
+}
+
 // Sum over groups of so many lanes.
 template <int Lanes>
 __device__ float sum_of_lanes(float v) {
@@ -52,8 +63,10 @@ __device__ float sum_of_lanes(float v) {
   return v;
 }
 
-template <int GroupsM, int GroupsK, int Held>
+// Boxed: W comes in boxes of 64 k (load_box), Held is 0.
+template <int GroupsM, int GroupsK, int Held, int WarpColumns = 24, bool Boxed = false, int StagedGroups = GroupsK>
 struct HeldProduct {
+  static constexpr int kWarpColumns = WarpColumns;
   static constexpr int kRows = GroupsM * kWarpRows;
   static constexpr int kColumns = kWarps / GroupsM / GroupsK * kWarpColumns;  // of a block
   static constexpr int kGroups = GroupsK;
@@ -61,29 +74,38 @@ struct HeldProduct {
   static constexpr int kDepth = GroupsK * kSteps * kStep;  // the most k that a block holds weights of
   static constexpr int kHeld = Held;                       // steps whose weights are in registers
   static constexpr int kTiles = kWarpColumns / 8;
-  static constexpr size_t kWeightBytes = sizeof(uint4) * (kSteps - kHeld) * kTiles * kThreads;
+  static constexpr bool kBoxed = Boxed;
+  static constexpr int kBoxes = ceil_div(kDepth, kBoxDepth);
+  static constexpr int kBoxBytes = kColumns * kBoxDepth * 2;
+  static constexpr int kWeightBytes = Boxed ? kBoxes * kBoxBytes : 16 * (kSteps - kHeld) * kTiles * kThreads;
+  static_assert(!Boxed || Held == 0);
   static constexpr int kPitch = kColumns + 8;  // floats between rows of sums: four of a warp's lie in different banks
-  static constexpr size_t kStagedBytes = sizeof(float) * kGroups * kRows * kPitch;
+  static constexpr int kStagedGroups = StagedGroups;  // all, or half of them, to save memory
+  static constexpr size_t kStagedBytes = sizeof(float) * kStagedGroups * kRows * kPitch;
   // The threads that add up the groups' sums: each has four columns of every kSlices-th row.
   static constexpr int kQuads = kColumns / 4;
-  static constexpr int kSlices = 3 * kThreads / 4 / kQuads;
+  static constexpr int kSlices = std::bit_floor(static_cast<unsigned>(kThreads / kQuads));
 
+  int thread;
   uint32_t weights[kHeld > 0 ? kHeld : 1][kTiles][4];
   float sums[kWarpRows / 16][kTiles][4];
 
-  __device__ static int warp() { return static_cast<int>(threadIdx.x / 32); }
-  __device__ static int group() { return warp() % GroupsK; }
-  __device__ static int first_row() { return warp() / GroupsK % GroupsM * kWarpRows; }
-  __device__ static int column_group() { return warp() / GroupsK / GroupsM; }
-  __device__ static int first_column() { return column_group() * kWarpColumns; }
+  __device__ explicit HeldProduct(int thread) : thread(thread) {}
+
+  __device__ int lane() const { return thread % 32; }
+  __device__ int warp() const { return thread / 32; }
+  __device__ int group() const { return warp() % GroupsK; }
+  __device__ int first_row() const { return warp() / GroupsK % GroupsM * kWarpRows; }
+  __device__ int column_group() const { return warp() / GroupsK / GroupsM; }
+  __device__ int first_column() const { return column_group() * kWarpColumns; }
   // The warp's m-th 16 rows. Every other group of columns begins with the second: what else is to be done with rows of
   // A, they share by doing it with their first alone.
-  __device__ static int row(int m) { return first_row() + 16 * (m ^ (column_group() & 1)); }
-  __device__ static int first_k() { return group() * kSteps * kStep; }
+  __device__ int row(int m) const { return first_row() + 16 * (m ^ (column_group() & 1)); }
+  __device__ int first_k() const { return group() * kSteps * kStep; }
 
   // Where a warp's 8 rows of W by 32 k lie in `shared`: vector k of row n. Whether eight are copied, two rows of four,
   // or read, one of eight rows, they lie in different banks.
-  __device__ static int place(int step, int tile, int n, int k) {
+  __device__ int place(int step, int tile, int n, int k) const {
     return ((step - kHeld) * kTiles + tile) * kThreads + 32 * warp() + 8 * k + (n ^ 2 * k);
   }
 
@@ -92,7 +114,12 @@ struct HeldProduct {
   // their copies.
   __device__ void load_weights(const __half* weight, int n, int outputs, int k, int depth, uint4* shared) {
     load_held(weight, n, outputs, k, depth);
-    const int g = static_cast<int>(threadIdx.x / 4 % 8), t = static_cast<int>(threadIdx.x % 4);
+    load_shared(weight, n, outputs, k, depth, shared);
+  }
+
+  // Those in shared memory alone.
+  __device__ void load_shared(const __half* weight, int n, int outputs, int k, int depth, uint4* shared) const {
+    const int g = thread / 4 % 8, t = thread % 4;
     const int column = k + first_k() + 8 * t;
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
@@ -106,7 +133,7 @@ struct HeldProduct {
 
   // Those in registers alone.
   __device__ void load_held(const __half* weight, int n, int outputs, int k, int depth) {
-    const int column = k + first_k(), t = static_cast<int>(threadIdx.x % 4);
+    const int column = k + first_k(), t = thread % 4;
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
       const __half* pairs = weight + int64_t{row_of_w(n, j, outputs)} * depth + column + 2 * t;
@@ -118,13 +145,12 @@ struct HeldProduct {
   }
 
   // Of a thread in a warp's j-th tile.
-  __device__ static int row_of_w(int n, int j, int outputs) {
-    return min(n + first_column() + 8 * j + static_cast<int>(threadIdx.x / 4 % 8), outputs - 1);
+  __device__ int row_of_w(int n, int j, int outputs) const {
+    return min(n + first_column() + 8 * j + thread / 4 % 8, outputs - 1);
   }
 
   // The weights of a step as the tensor cores take them.
   __device__ void load_step(int step, const uint4* shared, uint32_t (&w)[kTiles][4]) const {
-    const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
       if (step < kHeld) {
@@ -132,8 +158,12 @@ struct HeldProduct {
         for (int i = 0; i < 4; ++i) {
           w[j][i] = weights[step < kHeld ? step : 0][j][i];
         }
+      } else if (kBoxed) {
+        const int vector = first_k() / 8 + 4 * step + lane() / 8, row = lane() % 8;
+        load_matrices(
+            w[j], shared + vector / 8 * (kBoxBytes / 16) + (first_column() + 8 * j + row) * 8 + ((vector ^ row) & 7));
       } else {
-        load_matrices(w[j], shared + place(step, j, lane % 8, lane / 8));
+        load_matrices(w[j], shared + place(step, j, lane() % 8, lane() / 8));
       }
     }
   }
@@ -169,18 +199,32 @@ struct HeldProduct {
     }
   }
 
-  // The sums of this block's groups as staged[group][row][column], from where any thread may add them up.
-  __device__ void stage(float* staged) const {
-    const int lane = static_cast<int>(threadIdx.x % 32);
-    float* own = staged + (group() * kRows + lane / 4) * kPitch + first_column() + lane % 4 * 2;
+  // The sums of this block's groups as staged[group][row][column], from where any thread may add them up after a
+  // barrier.
+  __device__ void stage(float* staged) {
+    float* own = staged + (group() % kStagedGroups * kRows + lane() / 4) * kPitch + first_column() + lane() % 4 * 2;
+    const auto each = [&](auto&& run) {
 #pragma unroll
-    for (int m = 0; m < kWarpRows / 16; ++m) {
+      for (int m = 0; m < kWarpRows / 16; ++m) {
 #pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-        float* place = own + row(m) * kPitch + 8 * j;
-        *reinterpret_cast<float2*>(place) = make_float2(sums[m][j][0], sums[m][j][1]);
-        *reinterpret_cast<float2*>(place + 8 * kPitch) = make_float2(sums[m][j][2], sums[m][j][3]);
+        for (int j = 0; j < kTiles; ++j) {
+          auto* place = reinterpret_cast<float2*>(own + row(m) * kPitch + 8 * j);
+          run(place[0], sums[m][j][0], sums[m][j][1]);
+          run(place[4 * kPitch], sums[m][j][2], sums[m][j][3]);
+        }
       }
+    };
+    const auto store = [](float2& to, float x, float y) { to = make_float2(x, y); };
+    if (kStagedGroups == kGroups) {
+      each(store);
+      return;
+    }
+    if (group() >= kStagedGroups) {
+      each(store);
+    }
+    __syncthreads();
+    if (group() < kStagedGroups) {
+      each([](float2& to, float x, float y) { to = make_float2(to.x + x, to.y + y); });
     }
   }
 
@@ -189,7 +233,7 @@ struct HeldProduct {
     const float* own = staged + row * kPitch + column;
     float4 sum = *reinterpret_cast<const float4*>(own);
 #pragma unroll
-    for (int group = 1; group < kGroups; ++group) {
+    for (int group = 1; group < kStagedGroups; ++group) {
       sum = sum + *reinterpret_cast<const float4*>(own + group * kRows * kPitch);
     }
     return sum;

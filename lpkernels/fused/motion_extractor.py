@@ -1,4 +1,4 @@
-"""M rebuilt for speed: two kernels a block, from the picture's bytes to one row of numbers.
+"""M rebuilt for speed: a kernel for each stage of blocks, from the picture's bytes to one row of numbers.
 
 Every layer norm but the stem's is folded into the linear layer or convolution behind it, GRN's beta into the bias
 behind it, and the seven heads are one matrix. The published network is 41 kernels.
@@ -6,6 +6,7 @@ behind it, and the seven heads are one matrix. The published network is 41 kerne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,37 +38,38 @@ class PatchNorm(WeightedLayer):
         return {"x": x, "weight": self.weight, "bias": self.bias, **affine}
 
 
-class DepthwiseLinear(WeightedLayer):
-    """Depthwise 7x7, layer norm, linear and GELU, with sums of squares (``ops.depthwise_linear``); taps in float32."""
+class ConvNextStage(WeightedLayer):
+    """All blocks of a stage (``ops.convnext_stage``), (B, H, W, C) stays; taps in float32.
 
-    op = "depthwise_linear"
+    A block's layer norm is folded into its widening linear layer, GRN's beta into the narrowing one's bias.
+    """
+
+    op = "convnext_stage"
     taps: Tensor
     taps_bias: Tensor
-
-    def __init__(self, conv: nn.Module, linear: Conv, dtype: torch.dtype) -> None:
-        super().__init__(*linear, dtype)
-        taps, taps_bias = _weights.plain(conv)
-        self.register_buffer("taps", taps.squeeze(1).movedim(0, -1).to(self.bias.dtype).contiguous())
-        self.register_buffer("taps_bias", taps_bias.to(self.bias.dtype))
-
-    def arguments(self, x: Tensor) -> dict[str, Any]:
-        own = {"taps": self.taps, "taps_bias": self.taps_bias, "weight": self.weight, "bias": self.bias}
-        return {"x": x, **own}
-
-
-class GrnLinear(WeightedLayer):
-    """GRN without beta, linear, residual (``ops.grn_linear``)."""
-
-    op = "grn_linear"
+    wide_weight: Tensor
+    wide_bias: Tensor
     gamma: Tensor
 
-    def __init__(self, gamma: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
-        super().__init__(weight, bias, dtype)
-        self.register_buffer("gamma", gamma.to(self.bias.dtype).contiguous())
+    def __init__(self, blocks: Sequence[Block], dtype: torch.dtype) -> None:
+        narrow, biases = zip(*(_weights.plain(block.pwconv2) for block in blocks), strict=True)
+        betas = (block.grn.beta.detach().double().flatten() for block in blocks)
+        shifted = [bias + weight @ beta for weight, bias, beta in zip(narrow, biases, betas, strict=True)]
+        super().__init__(torch.stack(narrow), torch.stack(shifted), dtype)
+        taps, taps_biases = zip(*(_weights.plain(block.dwconv) for block in blocks), strict=True)
+        wide, wide_biases = zip(*(_fold_norm(block.norm, block.pwconv1) for block in blocks), strict=True)
+        gammas = [block.grn.gamma.detach().double().flatten() for block in blocks]
+        exact = self.bias.dtype
+        self.register_buffer("taps", torch.stack(taps).squeeze(2).movedim(1, -1).to(exact).contiguous())
+        self.register_buffer("taps_bias", torch.stack(taps_biases).to(exact))
+        self.register_buffer("wide_weight", torch.stack(wide).to(dtype))
+        self.register_buffer("wide_bias", torch.stack(wide_biases).to(exact))
+        self.register_buffer("gamma", torch.stack(gammas).to(exact))
 
-    def arguments(self, x: Tensor, squares: Tensor, residual: Tensor) -> dict[str, Any]:
-        own = {"gamma": self.gamma, "weight": self.weight, "bias": self.bias}
-        return {"x": x, "squares": squares, **own, "residual": residual}
+    def arguments(self, x: Tensor) -> dict[str, Any]:
+        first = {"taps": self.taps, "taps_bias": self.taps_bias, "wide_weight": self.wide_weight}
+        second = {"gamma": self.gamma, "weight": self.weight, "bias": self.bias}
+        return {"x": x, **first, "wide_bias": self.wide_bias, **second}
 
 
 class NormDownsample(WeightedLayer):
@@ -94,21 +96,6 @@ class PoolNormLinear(WeightedLayer):
         return {"x": x, "weight": self.weight, "bias": self.bias}
 
 
-class FusedBlock(nn.Module):
-    """A ConvNeXt V2 block, (B, H, W, C) stays."""
-
-    def __init__(self, baseline: Block, dtype: torch.dtype) -> None:
-        super().__init__()
-        gamma, beta = (tensor.detach().double().flatten() for tensor in (baseline.grn.gamma, baseline.grn.beta))
-        narrow, bias = _weights.plain(baseline.pwconv2)
-        self.expand = DepthwiseLinear(baseline.dwconv, _fold_norm(baseline.norm, baseline.pwconv1), dtype)
-        self.project = GrnLinear(gamma, narrow, bias + narrow @ beta, dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h, squares = self.expand(x)
-        return self.project(h, squares, residual=x)
-
-
 class FusedMotionExtractor(nn.Module):
     """The motion extractor with folded norms and prepacked weights.
 
@@ -125,9 +112,7 @@ class FusedMotionExtractor(nn.Module):
         (conv, norm), *steps = [list(layer.children()) for layer in network.downsample_layers]
         self.stem = PatchNorm(conv, norm, dtype)
         self.steps = nn.ModuleList(NormDownsample(_fold_norm(norm, conv), dtype) for norm, conv in steps)
-        self.stages = nn.ModuleList(
-            nn.Sequential(*(FusedBlock(block, dtype) for block in _blocks(stage))) for stage in network.stages
-        )
+        self.stages = nn.ModuleList(ConvNextStage(_blocks(stage), dtype) for stage in network.stages)
         linears = [_fold_norm(network.norm, getattr(network, f"fc_{name}")) for name in ConvNeXtV2.HEADS]
         weights, biases = zip(*linears, strict=True)
         self.head = PoolNormLinear((torch.cat(weights), torch.cat(biases)), dtype)

@@ -3,6 +3,7 @@
 from lpkernels.ref.conv_act import channel_parts, channel_stats, conv_act, conv_act_in, stats_like, whole_stats
 from lpkernels.ref.conv_img import conv_img, conv_img_in
 from lpkernels.ref.conv_pool import conv_pool, conv_pool_in
+from lpkernels.ref.convnext_stage import convnext_stage, convnext_stage_in
 from lpkernels.ref.depthwise_linear import depthwise_linear, depthwise_linear_in, tile_count, tile_height
 from lpkernels.ref.flow_warp import flow_warp
 from lpkernels.ref.grn_linear import grn_linear, grn_linear_in
@@ -30,6 +31,8 @@ __all__ = [
     "conv_img_in",
     "conv_pool",
     "conv_pool_in",
+    "convnext_stage",
+    "convnext_stage_in",
     "depthwise_linear",
     "depthwise_linear_in",
     "flow_warp",

@@ -5,8 +5,7 @@
 #include <map>
 #include <string>
 
-#include "convnext/depthwise_linear.cuh"
-#include "convnext/grn_linear.cuh"
+#include "convnext/convnext_stage.cuh"
 #include "convnext/norm_downsample.cuh"
 #include "convnext/pool_norm_linear.cuh"
 
@@ -43,18 +42,18 @@ void depthwise_linear(int batch, int height, int width, int channels, int output
   auto taps = read<float>(size_t{1} * kTaps * kTaps * channels), taps_bias = read<float>(channels);
   auto weight = read<__half>(size_t{1} * outputs * channels);
   auto bias = read<float>(outputs);
-  DepthwiseLinear p{x.data(),    taps.data(), taps_bias.data(), weight.data(),
-                    bias.data(), nullptr,     nullptr,          height,
-                    width,       channels,    outputs,          1};
-  const int tiles = tiles_of(p);
+  DepthwiseLinear p{x.data(), taps.data(), taps_bias.data(), weight.data(), bias.data(), nullptr, nullptr,
+                    height,   width,       channels,         outputs};
+  const int tiles = p.tiles = tiles_of(p, patch_height(p));
   Array<__half> h(pixels * outputs);
   Array<float> squares(size_t{1} * batch * tiles * outputs);
   p.h = h.data();
   p.squares = squares.data();
   with_variant(p, [&](auto variant, int columns) {
     using V = decltype(variant);
-    p.cluster = cluster_for(p, columns);
-    const Index grid{static_cast<unsigned>(columns), static_cast<unsigned>(tiles), static_cast<unsigned>(batch)};
+    p.cluster = cluster_for(p, columns, kLargestCluster);
+    p.at = V::memory(channels, p.cluster);
+    const Index grid{static_cast<unsigned>(blocks_of<typename V::Work>(p, batch)), 1, 1};
     emulated::launch(V::kKernel, grid, kThreads, V::shared_bytes(channels, p.cluster), p.cluster, p);
   });
   write(h);
@@ -71,11 +70,44 @@ void grn_linear(int batch, int pixels, int depth, int outputs, int rows) {
   GrnLinear p{x.data(), squares.data(), gamma.data(), weight.data(), bias.data(), residual.data(),
               y.data(), pixels,         depth,        outputs,       rows,        1,
               1};
-  choose_cluster(p);
-  const int cluster = p.splits * p.tiles, columns = ceil_div(outputs, GrnMemory::Product::kColumns);
-  const Index grid{static_cast<unsigned>(ceil_div(tiles_of(p), p.tiles) * cluster), static_cast<unsigned>(columns),
-                   static_cast<unsigned>(batch)};
-  emulated::launch(&grn_linear_kernel, grid, kThreads, GrnMemory(depth, cluster).bytes, cluster, p);
+  choose_cluster(p, NarrowSplit::kRows, kLargestCluster);
+  const int cluster = p.splits * p.tiles;
+  const Index grid{static_cast<unsigned>(blocks_of<GrnWork<NarrowSplit>>(p, batch)), 1, 1};
+  const size_t bytes = kArrivalsBytes + GrnMemory<NarrowSplit>::kBytes;
+  emulated::launch(&grn_linear_kernel, grid, kThreads, bytes, cluster, p);
+  write(y);
+}
+
+// Three blocks, each four times as wide as the channels.
+void convnext_stage(int batch, int height, int width, int channels, int blocks) {
+  const int wide = 4 * channels;
+  const size_t pixels = size_t{1} * batch * height * width;
+  auto x = read<__half>(pixels * channels);
+  auto taps = read<float>(size_t{1} * blocks * kTaps * kTaps * channels), taps_bias = read<float>(blocks * channels);
+  auto wide_weight = read<__half>(size_t{1} * blocks * wide * channels);
+  auto wide_bias = read<float>(blocks * wide), gamma = read<float>(blocks * wide);
+  auto weight = read<__half>(size_t{1} * blocks * channels * wide);
+  auto bias = read<float>(blocks * channels);
+  ConvNextStage p{{},
+                  {},
+                  {x.data(), taps.data(), taps_bias.data(), wide_weight.data(), wide_bias.data(), nullptr, nullptr,
+                   height, width, channels, wide},
+                  {nullptr, nullptr, gamma.data(), weight.data(), bias.data(), x.data(), nullptr, height * width, wide,
+                   channels, 0, 1, 1},
+                  blocks,
+                  batch,
+                  1};
+  Array<__half> h(pixels * wide), y(pixels * channels);
+  p.project.x = p.expand.h = h.data();
+  p.project.y = y.data();
+  with_stage(p, [&](auto variant, int grid, size_t shared_bytes) {
+    Array<float> squares(size_t{1} * batch * p.expand.tiles * wide);
+    p.project.squares = p.expand.squares = squares.data();
+    using V = decltype(variant);
+    p.expand_weights = {wide_weight.data(), channels, wide, blocks, V::Expand::Product::kColumns};
+    p.project_weights = {weight.data(), wide, channels, blocks, V::Project::Product::kColumns};
+    emulated::launch(V::kKernel, Index{static_cast<unsigned>(grid), 1, 1}, kThreads, shared_bytes, p.cluster, p, true);
+  });
   write(y);
 }
 
@@ -104,7 +136,8 @@ void pool_norm_linear(int batch, int height, int width, int channels, int output
   write(y);
 }
 
-const std::map<std::string, void (*)(int, int, int, int, int)> kOps = {{"depthwise_linear", &depthwise_linear},
+const std::map<std::string, void (*)(int, int, int, int, int)> kOps = {{"convnext_stage", &convnext_stage},
+                                                                       {"depthwise_linear", &depthwise_linear},
                                                                        {"grn_linear", &grn_linear},
                                                                        {"norm_downsample", &norm_downsample},
                                                                        {"pool_norm_linear", &pool_norm_linear}};

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lpkernels import ref
 from tests.ops import contract
+from tests.ops.test_convnext_stage import make_inputs as stage_inputs
 from tests.ops.test_depthwise_linear import make_inputs as depthwise_inputs
 from tests.ops.test_grn_linear import make_inputs as grn_inputs
 from tests.ops.test_norm_downsample import make_inputs as downsample_inputs
@@ -107,6 +108,22 @@ def test_grn_linear(kernels: Path, shape: tuple[int, ...]) -> None:
     batch, height, width, channels, outputs = shape
     sizes = (batch, height * width, channels, outputs, inputs[1].shape[1])
     y = torch.frombuffer(run(kernels, "grn_linear", sizes, inputs), dtype=HALF).reshape(truth.shape)
+    assert_within_pytorchs_own_error(y, own, truth)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 3, 2, 8, 1),
+        (2, 3, 10, 96, 2),  # clusters of two and one
+        (1, 3, 9, 104, 3),  # thread blocks without a part in the second half
+        (1, 3, 3, 200, 1),  # sums of four blocks, two boxes of weights for each group of warps
+    ],
+)
+def test_convnext_stage(kernels: Path, shape: tuple[int, ...]) -> None:
+    inputs = stage_inputs(shape, HALF)
+    truth, own = ref.convnext_stage(*[tensor.double() for tensor in inputs]), ref.convnext_stage_in(HALF, *inputs)
+    y = torch.frombuffer(run(kernels, "convnext_stage", shape, inputs), dtype=HALF).reshape(truth.shape)
     assert_within_pytorchs_own_error(y, own, truth)
 
 

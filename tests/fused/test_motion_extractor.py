@@ -18,7 +18,7 @@ from lpkernels.models.convnextv2 import ConvNeXtV2
 from tests.fused.networks import in_double, relative_error, state_of, tiny
 from tests.ops import contract
 
-OPS = ("patch_norm", "depthwise_linear", "grn_linear", "norm_downsample", "pool_norm_linear")
+OPS = ("patch_norm", "convnext_stage", "norm_downsample", "pool_norm_linear")
 
 
 def picture(batch: int = 1, height: int = 64, width: int = 64) -> Tensor:
@@ -108,10 +108,9 @@ def test_two_kernels_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(_layers, "ops", SimpleNamespace(**{name: noted(name) for name in OPS}))
     fused().heads(picture())
-    block = ["depthwise_linear", "grn_linear"]
-    depths = tiny().config.motion_extractor.depths
-    stages = [["norm_downsample"] * (index > 0) + block * depth for index, depth in enumerate(depths)]
-    assert calls == ["patch_norm", *(call for stage in stages for call in stage), "pool_norm_linear"]
+    stages = len(tiny().config.motion_extractor.depths)
+    between = ["convnext_stage", "norm_downsample"] * stages
+    assert calls == ["patch_norm", *between[:-1], "pool_norm_linear"]
 
 
 @pytest.fixture(scope="module")

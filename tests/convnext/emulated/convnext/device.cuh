@@ -121,10 +121,24 @@ struct Fiber {
   std::vector<std::vector<Copy>> groups;
   std::vector<Copy> open;
   int awaited = -1;  // of the cluster's barrier
+  int met = -1;      // of the grid's
   bool done = false;
   ucontext_t context;
   std::unique_ptr<char[]> stack;
 };
+
+// Bytes that are still to come; not known before `expect_bytes`. Above them a bit that changes when all are there.
+constexpr uint64_t kNotKnown = uint64_t{1} << 40, kTurn = uint64_t{1} << 63;
+
+inline void count(uint64_t& arrivals, uint64_t bytes) {
+  if ((arrivals & ~kTurn) < bytes) {
+    fail("more bytes than expected");
+  }
+  arrivals -= bytes;
+  if ((arrivals & ~kTurn) == 0) {
+    arrivals = (arrivals ^ kTurn) | kNotKnown;
+  }
+}
 
 // Bytes on their way between blocks.
 struct Sent {
@@ -150,11 +164,8 @@ struct Cluster {
     if (last.from->left == 0 || last.to->left == 0) {
       fail("a block has left before what it sent, or was sent, has arrived");
     }
-    if (*last.arrivals < last.bytes) {
-      fail("send_bytes: more bytes than expected");
-    }
     std::memcpy(last.target, last.source, last.bytes);
-    *last.arrivals -= last.bytes;
+    count(*last.arrivals, last.bytes);
     sent.pop_back();
   }
 };
@@ -185,16 +196,40 @@ inline void run_fiber() {
   yield();
 }
 
-// Runs kernel(p) on a grid whose blocks along x form clusters; a cluster's threads run together.
+// Until all are done.
+inline void run(std::vector<std::unique_ptr<Cluster>>& clusters, std::vector<std::unique_ptr<Fiber>>& fibers,
+                std::mt19937& random) {
+  const auto travels = [](const auto& cluster) { return !cluster->sent.empty(); };
+  while (!fibers.empty() || std::any_of(clusters.begin(), clusters.end(), travels)) {
+    std::shuffle(fibers.begin(), fibers.end(), random);
+    for (auto& fiber : fibers) {
+      current = fiber.get();
+      swapcontext(&scheduler, &current->context);
+    }
+    for (auto& cluster : clusters) {
+      cluster->deliver(random);
+    }
+    std::erase_if(fibers, [](const auto& fiber) { return fiber->done; });
+  }
+}
+
+inline Barrier all_blocks;  // of a cooperative grid
+
+// Runs kernel(p) on a grid whose blocks along x form clusters; a cluster's threads run together, a cooperative grid's.
 template <class Kernel, class Parameters>
-void launch(Kernel kernel, Index blocks, int threads, size_t shared_bytes, int cluster_size, const Parameters& p) {
+void launch(Kernel kernel, Index blocks, int threads, size_t shared_bytes, int cluster_size, const Parameters& p,
+            bool cooperative = false) {
   grid = blocks;
   const std::function<void()> call = [&] { kernel(p); };
   body = &call;
   std::mt19937 random(0);
-  for (unsigned first = 0; first < blocks.x * blocks.y * blocks.z; first += cluster_size) {
-    Cluster cluster{{cluster_size * threads}, {}, {}};
-    std::vector<std::unique_ptr<Fiber>> fibers;
+  const unsigned count = blocks.x * blocks.y * blocks.z;
+  all_blocks = {static_cast<int>(count) * threads};
+  std::vector<std::unique_ptr<Cluster>> clusters;
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  for (unsigned first = 0; first < count; first += cluster_size) {
+    clusters.push_back(std::make_unique<Cluster>(Cluster{{cluster_size * threads}, {}, {}}));
+    Cluster& cluster = *clusters.back();
     for (int rank = 0; rank < cluster_size; ++rank) {
       const unsigned i = first + rank;
       cluster.blocks.push_back({{i % blocks.x, i / blocks.x % blocks.y, i / blocks.x / blocks.y},
@@ -211,7 +246,7 @@ void launch(Kernel kernel, Index blocks, int threads, size_t shared_bytes, int c
         auto fiber = std::make_unique<Fiber>();
         fiber->thread.x = thread;
         fiber->block = &block;
-        fiber->stack = std::make_unique<char[]>(kStack);
+        fiber->stack = std::make_unique_for_overwrite<char[]>(kStack);
         getcontext(&fiber->context);
         fiber->context.uc_stack.ss_sp = fiber->stack.get();
         fiber->context.uc_stack.ss_size = kStack;
@@ -219,14 +254,9 @@ void launch(Kernel kernel, Index blocks, int threads, size_t shared_bytes, int c
         fibers.push_back(std::move(fiber));
       }
     }
-    while (!fibers.empty() || !cluster.sent.empty()) {
-      std::shuffle(fibers.begin(), fibers.end(), random);
-      for (auto& fiber : fibers) {
-        current = fiber.get();
-        swapcontext(&scheduler, &current->context);
-      }
-      cluster.deliver(random);
-      std::erase_if(fibers, [](const auto& fiber) { return fiber->done; });
+    if (!cooperative || first + cluster_size >= count) {
+      run(clusters, fibers, random);
+      clusters.clear();
     }
   }
 }
@@ -280,6 +310,13 @@ inline float __shfl_xor_sync(unsigned, float v, int lanes) {
 }
 
 namespace lpkernels::convnext {
+
+inline int thread_index() {
+  return threadIdx.x;
+}
+inline int block_index() {
+  return blockIdx.x;
+}
 
 inline void wait_for_kernel_before() {}
 inline void let_next_kernel_start() {}
@@ -385,31 +422,61 @@ inline void wait_for_cluster() {
   emulated::wait(emulated::current->block->cluster->barrier, emulated::current->awaited);
 }
 
-// Bytes that are still to come; not known before `expect_bytes`.
-constexpr uint64_t kNotKnown = uint64_t{1} << 40;
+struct GridBarrier {
+  void arrive() {
+    __syncthreads();
+    emulated::current->met = emulated::all_blocks.arrive();
+  }
+  void wait() {
+    emulated::wait(emulated::all_blocks, emulated::current->met);
+    __syncthreads();
+  }
+};
 
 inline void init_arrivals(uint64_t* arrivals) {
-  *arrivals = kNotKnown;
+  *arrivals = emulated::kNotKnown;
 }
 
 inline void expect_bytes(uint64_t* arrivals, int bytes) {
-  *arrivals += bytes - kNotKnown;
+  *arrivals += bytes;
+  emulated::count(*arrivals, emulated::kNotKnown);
 }
 
-inline void wait_for_bytes(uint64_t* arrivals) {
-  while (*arrivals != 0) {
+inline void wait_for_bytes(uint64_t* arrivals, int turn) {
+  while (*arrivals / emulated::kTurn == static_cast<uint64_t>(turn & 1)) {
     emulated::yield();
   }
+}
+
+// Matrices (rows, columns) one behind the other, and the rows of a box.
+struct BoxMap {
+  const __half* from;
+  int columns, rows, matrices, box_rows;
+};
+
+inline void load_box(void* to, const BoxMap& map, int column, int row, int matrix, uint64_t* arrivals) {
+  constexpr int kVectors = 8;
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || matrix >= map.matrices) {
+    emulated::fail("load_box: not aligned, or no such matrix");
+  }
+  const int rank = blockIdx.x % emulated::current->block->cluster->blocks.size();
+  for (int n = 0; n < map.box_rows; ++n) {
+    for (int i = 0; i < kVectors; ++i) {
+      uint4 vector{0, 0, 0, 0};
+      const int k = column + 8 * i;
+      if (row + n < map.rows && k < map.columns) {
+        std::memcpy(&vector, map.from + (size_t{1} * matrix * map.rows + row + n) * map.columns + k, sizeof(vector));
+      }
+      *emulated::place_in(static_cast<uint4*>(to) + n * kVectors + (i ^ n % kVectors), rank) = vector;
+    }
+  }
+  emulated::count(*arrivals, 16 * kVectors * map.box_rows);
 }
 
 template <class T>
 void send(T* own, T value, int rank, uint64_t* arrivals) {
   *emulated::place_in(own, rank) = value;
-  uint64_t& left = *emulated::place_in(arrivals, rank);
-  if (left < sizeof(T)) {
-    emulated::fail("send: more bytes than expected");
-  }
-  left -= sizeof(T);
+  emulated::count(*emulated::place_in(arrivals, rank), sizeof(T));
 }
 
 inline void publish_to_copies() {}

@@ -1,0 +1,121 @@
+"""convnext_stage: ConvNeXt V2 blocks of one size, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lpkernels import ref
+from lpkernels.ops import _conv, _convnext
+from lpkernels.ops._op import Op, Signature, native, triton_kernel
+from lpkernels.ops.depthwise_linear import KERNEL, MOST_CHANNELS
+from lpkernels.ops.grn_linear import MOST_CHANNELS as MOST_WIDTH
+
+
+def _fake(
+    x: Tensor,
+    taps: Tensor,
+    taps_bias: Tensor,
+    wide_weight: Tensor,
+    wide_bias: Tensor,
+    gamma: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+MOST_IMAGES = 3  # of the CUDA kernel, which takes one after the other; Triton's are faster from 4 on
+
+
+def _cuda_refuses(signature: Signature) -> str | None:
+    (shape, dtype), (_, wide, channels) = signature[0], signature[3][0]
+    if shape[0] > MOST_IMAGES:
+        return f"made for at most {MOST_IMAGES} images, Triton's kernels are faster for more; got {shape[0]}"
+    in_vectors = channels % _convnext.VECTOR == 0 and wide % _convnext.VECTOR == 0
+    if dtype == torch.float16 and in_vectors and channels <= MOST_CHANNELS and wide <= MOST_WIDTH:
+        return None
+    return (
+        f"made for float16, C and K in multiples of {_convnext.VECTOR}, at most {MOST_CHANNELS} and {MOST_WIDTH}; "
+        f"got {dtype}, {channels}, {wide}"
+    )
+
+
+def _load() -> Callable[..., Tensor]:
+    from lpkernels.triton.convnext_stage import convnext_stage
+
+    return convnext_stage
+
+
+_OP = Op(
+    "convnext_stage(Tensor x, Tensor taps, Tensor taps_bias, Tensor wide_weight, Tensor wide_bias, Tensor gamma,"
+    " Tensor weight, Tensor bias) -> Tensor y",
+    _fake,
+    (
+        native(
+            "convnext_stage",
+            "cuda",
+            clusters=True,
+            refuses=_cuda_refuses,
+        ),
+        triton_kernel("convnext_stage", _load, refuses=_convnext.no_tensor_cores),
+        *_convnext.plain(ref.convnext_stage_in),
+    ),
+)
+
+
+def convnext_stage(
+    x: Tensor,
+    taps: Tensor,
+    taps_bias: Tensor,
+    wide_weight: Tensor,
+    wide_bias: Tensor,
+    gamma: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    """N blocks of ConvNeXt V2 (arXiv 2301.00808, figure 5), each with its residual::
+
+        h, squares = depthwise_linear(x, taps, taps_bias, wide_weight, wide_bias)
+        x          = grn_linear(h, squares, gamma, weight, bias, residual = x)
+
+    Where the layer norm's affine and GRN's beta have gone, those two ops say. On GPUs with thread-block clusters that
+    hold all of its blocks at once (of an image of the published stages, on 132 multiprocessors) it is one kernel for
+    an image, up to three images.
+
+    Args:
+        x: (B, H, W, C), channels-last, float16, bfloat16 or float32.
+        taps: (N, 7, 7, C), float32.
+        taps_bias: (N, C), float32.
+        wide_weight: (N, K, C), the dtype of ``x``: of the widening linear layers.
+        wide_bias: (N, K), float32.
+        gamma: (N, K), float32.
+        weight: (N, C, K), the dtype of ``x``: of the narrowing ones.
+        bias: (N, C), float32.
+
+    Returns:
+        (B, H, W, C), the dtype of ``x``.
+
+    Raises:
+        TypeError: an argument is no tensor or has a wrong dtype.
+        ValueError: a shape or strides do not fit or devices differ.
+        BackendError: no allowed backend can run this call.
+        RuntimeError: an input requires a gradient, or a tensor is a view that does not start at 16 bytes.
+    """
+    x = _convnext.activation("x", x)
+    channels = x.shape[3]
+    _conv.float32("taps", taps, x, ("N", KERNEL, KERNEL, channels))
+    blocks = taps.shape[0]
+    if blocks == 0:
+        raise ValueError("taps must hold at least one block, got 0")
+    _conv.float32("taps_bias", taps_bias, x, (blocks, channels))
+    _conv.weight("wide_weight", wide_weight, x, (blocks, "K", channels))
+    wide = wide_weight.shape[1]
+    _conv.float32("wide_bias", wide_bias, x, (blocks, wide))
+    _conv.float32("gamma", gamma, x, (blocks, wide))
+    _conv.weight("weight", weight, x, (blocks, channels, wide))
+    _conv.float32("bias", bias, x, (blocks, channels))
+    y: Tensor = _OP(x, taps, taps_bias, wide_weight, wide_bias, gamma, weight, bias)
+    return y
