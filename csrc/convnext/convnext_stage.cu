@@ -35,14 +35,16 @@ bool holds_all(Kernel kernel, int blocks, int cluster, int shared_bytes) {
   config.dynamicSmemBytes = shared_bytes;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  int clusters = 0;
+  int device = 0, cooperative = 0, clusters = 0;
+  cudaGetDevice(&device);
   const bool known =
+      cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device) == cudaSuccess &&
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) == cudaSuccess &&
       cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
   if (!known) {
     cudaGetLastError();  // such a GPU takes the other way
   }
-  return known && blocks <= clusters * cluster;
+  return known && cooperative == 1 && blocks <= clusters * cluster;
 }
 
 // Its tensors checked, everything but the answer and what lies between the halves.
