@@ -20,8 +20,26 @@ __device__ inline void let_next_kernel_start() {
 #endif
 }
 
+// How many clusters of `cluster` blocks the current GPU holds at once: fewer than multiprocessors over the size, for a
+// cluster lies in one of the chip's groups of multiprocessors, whose sizes differ from chip to chip. Lets the kernel
+// have its shared memory.
+template <class Kernel>
+cudaError_t clusters_at_once(Kernel* kernel, int threads, int shared_bytes, int cluster, int* count) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(cluster);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  return error == cudaSuccess ? cudaOccupancyMaxActiveClusters(count, kernel, &config) : error;
+}
+
 // Launches `kernel` so that it may start early, in clusters of `cluster` neighbouring blocks of the grid's x; if
-// `cooperative`, with all of its blocks on the GPU at once. Raises on GPUs without clusters: there such a kernel has no
+// Cooperative, with all of its blocks on the GPU at once. Raises on GPUs without clusters: there such a kernel has no
 // body.
 template <bool Cooperative = false, class... Parameters>
 void launch_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,

@@ -25,22 +25,11 @@ CUtensorMap boxes(const Tensor& weight, int rows_of_box) {
 
 // Whether the current GPU holds `blocks` of them at once.
 template <class Kernel>
-bool holds_all(Kernel kernel, int blocks, int cluster, int shared_bytes) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+bool holds_all(Kernel* kernel, int blocks, int cluster, int shared_bytes) {
   int device = 0, cooperative = 0, clusters = 0;
   cudaGetDevice(&device);
-  const bool known =
-      cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device) == cudaSuccess &&
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) == cudaSuccess &&
-      cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
+  const bool known = cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device) == cudaSuccess &&
+                     clusters_at_once(kernel, kThreads, shared_bytes, cluster, &clusters) == cudaSuccess;
   if (!known) {
     cudaGetLastError();  // such a GPU takes the other way
   }
@@ -117,14 +106,13 @@ Tensor convnext_stage_cuda(const Tensor& x, const Tensor& taps, const Tensor& ta
   const Tensor h = torch::stable::new_empty(x, {in.batch, in.height, in.width, n});
   p.project.x = p.expand.h = static_cast<__half*>(h.data_ptr());
   p.project.y = static_cast<__half*>(y.data_ptr());
-  for (const int at_once : {in.batch, 1}) {
-    p.batch = at_once;
+  for (p.batch = in.batch; p.batch > 0; p.batch = p.batch > 1 ? 1 : 0) {  // all at once, then one by one
     if (run_as_one(p, in.batch, wide_weight, weight, bias, stream)) {
       return y;
     }
   }
   const int tiles = p.project.rows = p.expand.tiles = tiles_of(p.expand, patch_height(p.expand));
-  STD_TORCH_CHECK(tiles < (1 << 16), kOp, ": x is too large: ", shape_string(x));
+  STD_TORCH_CHECK(tiles < (1 << 24), kOp, ": x is too large: ", shape_string(x));
   const Tensor squares = torch::stable::new_empty(bias, {in.batch, tiles, n});
   p.project.squares = p.expand.squares = static_cast<float*>(squares.data_ptr());
   for (int i = 0; i < p.blocks; ++i) {

@@ -22,9 +22,9 @@ struct Chunks {
         count(max(min(all - first, most), 0)) {}
 };
 
-// Where a block's shared memory has what, the same in every block of a cluster: the weights, then halos and taps of two
-// chunks, then a. Where that leaves no room for a second block on the multiprocessor, the others' chunks of a take the
-// halos' place when all blocks have convolved. In the place of all of this the sums, then their squares by slice.
+// Where a block's shared memory has what, the same in every block of a cluster: the weights, unless they come in boxes,
+// then halos and taps of two chunks, then a. Where there is no room for that, the others' chunks of a take the halos'
+// place when all blocks have convolved. In the place of all of this the sums, then their squares by slice.
 template <class Product, int PatchH>
 struct DepthwiseMemory : DepthwiseOffsets {
   static constexpr int kPixels = PatchH * kPatchW;
@@ -34,7 +34,7 @@ struct DepthwiseMemory : DepthwiseOffsets {
   static constexpr int kSlots = Product::kBoxed ? 0 : Product::kWeightBytes;
   static constexpr int kSquares = Product::kStagedBytes;
 
-  // most: bytes that there are, if they suffice.
+  // most_bytes: what there is; a overlaps the halos where it does not suffice.
   DepthwiseMemory(int channels, int cluster, int most_bytes) {
     const int most = share_of(ceil_div(channels, kChunk), cluster);
     constexpr int kA = kChunkBytes * kPlaces;

@@ -2,21 +2,21 @@
 //
 //   n = |x|_HW / (mean_K |x|_HW + 1e-6),  y = (x * (1 + gamma * n)) W^T + bias + residual
 //
-// Layouts: x (B, S, K), squares (B, rows, K), W (N, K), residual and y (B, S, N), S = H * W. A block owns 32 pixels of
-// an image, 96 outputs and one of `splits` pieces of 384 of K, whose weights are in registers before the wait for the
-// kernel ahead. A cluster is `tiles` tiles of pixels times the `splits` blocks that share their sums. Its blocks divide
-// the K columns' norms among themselves and tell each other through distributed shared memory; each multiplies its x by
-// the factors where it lies in shared memory, rounded once; at the end each adds up its groups of warps and sends the
-// sums to the block that adds up those pixels, in order. What is sent counts its own arrival: no fence, no barrier of
-// the cluster.
+// Layouts: x (B, S, K), squares (B, rows, K), W (N, K), residual and y (B, S, N), S = H * W. A block owns kRows pixels
+// of an image, kColumns outputs and one of `splits` pieces of 384 of K, whose weights are in registers before the wait
+// for the kernel ahead. A cluster is `tiles` tiles of pixels times the `splits` blocks that share their sums. Its
+// blocks divide the K columns' norms among themselves and tell each other through distributed shared memory; each
+// multiplies its x by the factors where it lies in shared memory, rounded once; at the end each adds up its groups of
+// warps and sends the sums to the block that adds up those pixels, in order. What is sent counts its own arrival: no
+// fence, no barrier of the cluster.
 //
-// Published stages 4096 x 384 -> 96 .. 64 x 3072 -> 768: 128 blocks of 16 warps each, two to a multiprocessor, 1.2 M
-// products of the tensor cores a block, clusters of 8 tiles and no split, 4 and 2, 2 and 4, 1 and 8. Bytes a block: 74
-// KB of weights before the wait; 25 KB of x, 12 to 3 KB of squares, 6 KB of residual after it, up to 14 KB from the
-// cluster. By count, instructions of a warp: 340 before the wait, and after it 130 to ask for squares and x, 40 for the
-// mean (130 more in the warps that have norms), 100 to scale, 90 product, 20 to stage, 120 for the sums. In clocks,
-// with four warps a scheduler: squares and x 900, norms and their exchange 800, scaling 300, product 500, sums 700: 1.8
-// microseconds.
+// As a kernel of its own, 32 pixels by 96 outputs, published stages 4096 x 384 -> 96 .. 64 x 3072 -> 768: 128 blocks of
+// 16 warps each, two to a multiprocessor, 1.2 M products of the tensor cores a block, clusters of 8 tiles and no split,
+// 4 and 2, 2 and 4, 1 and 8. Bytes a block: 74 KB of weights before the wait; 25 KB of x, 12 to 3 KB of squares, 6 KB
+// of residual after it, up to 14 KB from the cluster. By count, instructions of a warp: 340 before the wait, and after
+// it 130 to ask for squares and x, 40 for the mean (130 more in the warps that have norms), 100 to scale, 90 product,
+// 20 to stage, 120 for the sums. In clocks, with four warps a scheduler: squares and x 900, norms and their exchange
+// 800, scaling 300, product 500, sums 700: 1.8 microseconds.
 #pragma once
 
 #include "convnext/grn_norms.cuh"

@@ -42,9 +42,10 @@ __device__ void copy_bias(const float* from, int first_n, int outputs, int threa
   }
 }
 
-// Each block adds up the sums of its own 32 / splits rows, four columns a thread.
+// Each block adds up the sums of its own kRows / splits rows, four columns a thread.
 template <class Product>
 struct SplitSums {
+  static_assert(Product::kRows % Product::kSlices == 0 && Product::kRows <= 2 * Product::kSlices);
   int splits, part, rows, slice, column;  // rows: of this block
 
   __device__ SplitSums(int splits, int part, int thread)

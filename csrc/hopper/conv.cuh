@@ -134,8 +134,7 @@ cudaError_t allow_shared_memory() {
                               shared_bytes<Loop, Epilogue>());
 }
 
-// Clusters of `size` blocks that run at once: fewer than multiprocessors over size, for a cluster lies in one of the
-// chip's groups of multiprocessors, whose sizes differ from chip to chip.
+// Clusters of `size` blocks that run at once.
 template <class Loop, class Epilogue>
 int clusters_at_once(int size) {
   constexpr int kDevices = 64;  // beyond them the places are shared: only speed depends on the answer
@@ -144,20 +143,9 @@ int clusters_at_once(int size) {
   if (const int found = known.load(std::memory_order_relaxed)) {
     return found;
   }
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(size), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(size);
-  config.blockDim = dim3(Loop::Config::Threads);
-  config.dynamicSmemBytes = shared_bytes<Loop, Epilogue>();
-  config.attrs = &attribute;
-  config.numAttrs = 1;
   int count = 0;
-  cudaError_t error = allow_shared_memory<Loop, Epilogue>();
-  if (error == cudaSuccess) {
-    error = cudaOccupancyMaxActiveClusters(&count, &conv_kernel<Loop, Epilogue>, &config);
-  }
+  const cudaError_t error = lpkernels::clusters_at_once(&conv_kernel<Loop, Epilogue>, Loop::Config::Threads,
+                                                        shared_bytes<Loop, Epilogue>(), size, &count);
   STD_TORCH_CHECK(error == cudaSuccess, "conv: clusters of ", size, ": ", cudaGetErrorString(error));
   known.store(std::max(count, 1), std::memory_order_relaxed);
   return std::max(count, 1);

@@ -13,12 +13,11 @@ from lpkernels.ops._op import Op, Signature, native, triton_kernel
 from lpkernels.ops.depthwise_linear import KERNEL, MOST_CHANNELS
 from lpkernels.ops.grn_linear import MOST_CHANNELS as MOST_WIDTH
 
+MOST_IMAGES = 3  # of the CUDA kernel, which takes one after the other; Triton's are faster from 4 on
+
 
 def _fake(x: Tensor, *weights: Tensor) -> Tensor:
     return x.new_empty(x.shape)
-
-
-MOST_IMAGES = 3  # of the CUDA kernel, which takes one after the other; Triton's are faster from 4 on
 
 
 def _cuda_refuses(signature: Signature) -> str | None:
@@ -45,12 +44,7 @@ _OP = Op(
     " Tensor weight, Tensor bias) -> Tensor y",
     _fake,
     (
-        native(
-            "convnext_stage",
-            "cuda",
-            clusters=True,
-            refuses=_cuda_refuses,
-        ),
+        native("convnext_stage", "cuda", clusters=True, refuses=_cuda_refuses),
         triton_kernel("convnext_stage", _load, refuses=_convnext.no_tensor_cores),
         *_convnext.plain(ref.convnext_stage_in),
     ),
