@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from lpkernels import ops
 from lpkernels.fused._layers import Layer
 from lpkernels.ops import Choice
+from lpkernels.ops._op import Signature, spacing
 
 Row = tuple[str, str, Choice]
 """A group of layers, its op, and the backend with the reasons against others."""
-
-Signature = tuple[tuple[tuple[int, ...], torch.dtype], ...]
 
 
 def rows(name: str, network: nn.Module, device_type: str, *inputs: Any) -> list[Row]:
@@ -24,11 +23,13 @@ def rows(name: str, network: nn.Module, device_type: str, *inputs: Any) -> list[
 
     The network runs on tensors without memory, by the reference's arithmetic: only shapes come about.
     """
-    calls: list[tuple[str, str, Signature]] = []
+    calls: list[tuple[str, str, tuple[Signature, int]]] = []
 
     def note(layer_name: str) -> Callable[..., None]:
         def hook(layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
-            calls.append((f"{name}.{layer_name}", layer.op, _signature(layer.arguments(*args, **kwargs), output)))
+            tensors = _tensors(layer.arguments(*args, **kwargs), output)
+            signature = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
+            calls.append((f"{name}.{layer_name}", layer.op, (signature, spacing(tensors))))
 
         return hook
 
@@ -41,7 +42,7 @@ def rows(name: str, network: nn.Module, device_type: str, *inputs: Any) -> list[
     finally:
         for handle in handles:
             handle.remove()
-    return [(layer, op, ops.registry()[op].choose(device_type, signature)) for layer, op, signature in calls]
+    return [(layer, op, ops.registry()[op].choose(device_type, *call)) for layer, op, call in calls]
 
 
 def named(name: str, names: Sequence[str], device_type: str) -> list[Row]:
@@ -49,11 +50,11 @@ def named(name: str, names: Sequence[str], device_type: str) -> list[Row]:
     return [(name, op, ops.registry()[op].choose(device_type)) for op in names]
 
 
-def _signature(arguments: dict[str, Any], output: Any) -> Signature:
+def _tensors(arguments: dict[str, Any], output: Any) -> list[Tensor]:
     """What an op chooses by: its tensors, with the answer where ``out`` is made by the op."""
     if "out" in arguments and arguments["out"] is None:
         arguments["out"] = output
-    return tuple((tuple(value.shape), value.dtype) for value in arguments.values() if isinstance(value, Tensor))
+    return [value for value in arguments.values() if isinstance(value, Tensor)]
 
 
 def table(found: list[Row]) -> str:

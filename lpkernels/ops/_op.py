@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -26,6 +27,7 @@ BACKENDS = ("cuda", "triton", "torch", "cpu", "ref")
 ENVIRONMENT = "LPKERNELS_BACKEND"
 NO_HOPPER = "LPKERNELS_NO_HOPPER"
 TRITON_INTERPRET = "TRITON_INTERPRET"
+HOPPER_SPACING = 8  # elements: 16 bytes of halves, what TMA and vectors want
 
 _requested: ContextVar[tuple[str, ...] | None] = ContextVar("lpkernels_backend", default=None)
 _fragment = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -40,7 +42,7 @@ class Backend:
     """One way to run an op.
 
     ``why_not`` answers None, or the reason why it cannot run on that device type; ``refuses`` the same for the shapes
-    and dtypes of one call, where a kernel is made for some only.
+    and dtypes of one call, where a kernel is made for some only. ``spacing`` is what its call's must be a multiple of.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Backend:
     run: Callable[..., Any]
     refuses: Callable[[Signature], str | None] = lambda signature: None
     kernel: Callable[..., Any] | None = None  # a Python function to register as an op of its own, ``<op>_<backend>``
+    spacing: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Op:
         self.name = schema.split("(", 1)[0]
         self.schema = schema
         self.backends = {backend.name: backend for backend in backends}
+        self._spaced = any(backend.spacing > 1 for backend in backends)
         _lib.status()
         if not hasattr(torch.ops.lpkernels, self.name):
             _fragment.define(schema)  # no op library did it: the name and its schema exist all the same
@@ -78,10 +82,10 @@ class Op:
                 self._complete(own, fake)
         _ops[self.name] = self
 
-    def choose(self, device_type: str, signature: Signature | None = None) -> Choice:
+    def choose(self, device_type: str, signature: Signature | None = None, spacing: int = 0) -> Choice:
         """The backend for tensors on ``device_type`` ("cpu", "cuda"), under the current request.
 
-        Without the ``signature`` of a call every backend is taken to suit it.
+        Without the ``signature`` and the ``spacing`` of a call every backend is taken to suit it.
         """
         passed: dict[str, str] = {}
         for name in requested_backends() or tuple(self.backends):
@@ -89,6 +93,8 @@ class Op:
             reason = backend.why_not(device_type) if backend else f"{self.name} has no such backend"
             if reason is None and backend and signature is not None:
                 reason = backend.refuses(signature)
+            if reason is None and backend and spacing % backend.spacing:
+                reason = f"made for pixels that begin at multiples of {backend.spacing} elements, got {spacing}"
             if reason is None:
                 return Choice(name, passed)
             passed[name] = reason
@@ -100,7 +106,8 @@ class Op:
             self._refuse_gradient()
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
         signature = tuple((tuple(int(size) for size in tensor.shape), tensor.dtype) for tensor in tensors)
-        backend = self.backends[_backend_name(self.name, tensors[0].device.type, signature)]
+        apart = spacing(tensors) if self._spaced else 0
+        backend = self.backends[_backend_name(self.name, tensors[0].device.type, signature, apart)]
         if capture.active():
             capture.save(self.name, args)
         with trace.range(self.name, "op", backend=backend.name, shape=tuple(args[0].shape)):
@@ -145,7 +152,7 @@ def native(
     def run(*args: Any) -> Any:
         return getattr(torch.ops.lpkernels, op_name)(*args)
 
-    return Backend(device_type, why_not, run, refuses)
+    return Backend(device_type, why_not, run, refuses, spacing=HOPPER_SPACING if hopper else 1)
 
 
 def triton_kernel(
@@ -172,6 +179,16 @@ def triton_kernel(
 def reference(function: Callable[..., Any]) -> Backend:
     """The plain PyTorch reference as the last backend: it runs everywhere."""
     return Backend("ref", lambda device_type: None, function)
+
+
+def spacing(tensors: Sequence[torch.Tensor]) -> int:
+    """The elements that begin every pixel of the half-precision ``tensors`` at a multiple of them; 0: any number."""
+    steps: list[int] = []
+    for tensor in tensors:
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            outer = zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
+            steps += [int(tensor.storage_offset()), *(int(stride) for size, stride in outer if size > 1)]
+    return math.gcd(*steps)
 
 
 def registry() -> dict[str, Op]:
@@ -242,8 +259,8 @@ def _why_not_clusters() -> str | None:
     return None
 
 
-def _backend_name(op_name: str, device_type: str, signature: Signature) -> str:
-    choice = _ops[op_name].choose(device_type, signature)
+def _backend_name(op_name: str, device_type: str, signature: Signature, spacing: int) -> str:
+    choice = _ops[op_name].choose(device_type, signature, spacing)
     if choice.backend is None:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.passed.items())
         raise BackendError(f"{op_name} cannot run on {device_type} tensors: {reasons}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -102,6 +103,19 @@ def test_no_silent_fallback() -> None:
         pytest.raises(errors.BackendError, match="cannot run on cpu tensors: cuda: needs cuda"),
     ):
         ops.flow_warp(*inputs())
+
+
+def test_pixels_that_a_kernel_cannot_begin_at_go_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = torch.zeros(1, 2, 2, 36, dtype=torch.float16)
+    assert [_op.spacing([part]) for part in (buffer, buffer[..., 4:], buffer[..., 3:], buffer.float())] == [36, 4, 3, 0]
+    op = ops.registry()["conv_pool"]
+    hopper = dataclasses.replace(op.backends["cuda"], why_not=lambda device_type: None)
+    monkeypatch.setitem(op.backends, "cuda", hopper)
+    assert [op.choose("cuda", spacing=spacing).backend for spacing in (0, 8, 48)] == ["cuda"] * 3
+    with ops.use_backend("cuda", "ref"):
+        choice = op.choose("cuda", spacing=36)
+    assert choice.backend == "ref"
+    assert choice.passed["cuda"] == "made for pixels that begin at multiples of 8 elements, got 36"
 
 
 def test_missing_library_is_reported_and_ref_used(monkeypatch: pytest.MonkeyPatch) -> None:

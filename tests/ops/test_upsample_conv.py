@@ -143,11 +143,12 @@ def test_half_within_pytorchs_own_error(shape: Shape, backend: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", REAL)
-def test_slices_on_the_gpu(shape: Shape) -> None:
+@pytest.mark.parametrize("before", [8, 3])
+def test_slices_on_the_gpu(shape: Shape, before: int) -> None:
     x, *rest = make_inputs(shape, torch.float16, "cuda")
     expected = ops.upsample_conv(x, *rest)
-    out, buffer = sliced(torch.full_like(expected, float("nan")))
-    ops.upsample_conv(sliced(x)[0], *rest, out=out)
+    out, buffer = sliced(torch.full_like(expected, float("nan")), before)
+    ops.upsample_conv(sliced(x, before)[0], *rest, out=out)
     assert_untouched(buffer, out)
     assert contract.relative_error(out, expected) < 1e-3
 
