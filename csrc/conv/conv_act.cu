@@ -67,16 +67,19 @@ struct ConvAct {
 
   __device__ static const __half* address(const Params&, const Row& row) { return row.residual; }
 
-  template <class Config, int Width>
-  __device__ static void apply(const Params& params, const ConvShape&, const Row& row, int output, const float* values,
+  template <int Width>
+  __device__ static void apply(const Params& params, const Row& row, const float (&values)[kValues][Width],
                                const HalfBits<Width>& read, float (&v)[Width]) {
-    float bias[Width], residual[Width];
-    load_vector(values, bias);
+    float residual[Width];
     to_floats<Width>(read, residual);  // zeros where there is none
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < Width; ++i) {
-      v[i] = leaky_relu(v[i] + bias[i] + residual[i], params.negative_slope) * row.gain;
+      v[i] = leaky_relu(v[i] + values[0][i] + residual[i], params.negative_slope) * row.gain;
     }
+  }
+
+  template <int Width>
+  __device__ static void store(const Params&, const ConvShape&, const Row& row, int output, const float (&v)[Width]) {
     store_vector(row.out + output, v);
   }
 

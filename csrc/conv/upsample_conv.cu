@@ -27,7 +27,8 @@ struct Upsample {
   };
 
   static constexpr bool kReads = false;
-  static constexpr int kValues = 1;  // bias
+  static constexpr int kValues = 1;      // bias
+  static constexpr int kMostCopies = 2;  // of a value, along an axis
 
   template <class Config>
   static constexpr size_t own_bytes() {
@@ -52,19 +53,27 @@ struct Upsample {
 
   __device__ static const __half* address(const Params&, const Row&) { return nullptr; }
 
-  template <class Config, int Width>
-  __device__ static void apply(const Params& params, const ConvShape& shape, const Row& row, int output,
-                               const float* values, const HalfBits<Width>&, float (&v)[Width]) {
-    float bias[Width];
-    load_vector(values, bias);
+  template <int Width>
+  __device__ static void apply(const Params& params, const Row&, const float (&values)[kValues][Width],
+                               const HalfBits<Width>&, float (&v)[Width]) {
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < Width; ++i) {
-      v[i] = leaky_relu(v[i] + bias[i], params.negative_slope);
+      v[i] = leaky_relu(v[i] + values[0][i], params.negative_slope);
     }
+  }
+
+  template <int Width>
+  __device__ static void store(const Params& params, const ConvShape& shape, const Row& row, int output,
+                               const float (&v)[Width]) {
     const int64_t line = int64_t{shape.width} * shape.stride_of_y();
-    for (int r = 0; r < row.rows; ++r) {
-      for (int q = 0; q < row.columns; ++q) {
-        store_vector(row.out + (r * line + q) * params.out_stride + output, v);
+    const HalfBits<Width> bits = to_halves(v);
+    CUTLASS_PRAGMA_UNROLL
+    for (int r = 0; r < kMostCopies; ++r) {
+      CUTLASS_PRAGMA_UNROLL
+      for (int q = 0; q < kMostCopies; ++q) {
+        if (r < row.rows && q < row.columns) {
+          *reinterpret_cast<HalfBits<Width>*>(row.out + (r * line + q) * params.out_stride + output) = bits;
+        }
       }
     }
   }

@@ -51,14 +51,19 @@ __device__ void to_floats(const HalfBits<Width>& bits, float (&v)[Width]) {
 }
 
 template <int Width>
-__device__ void store_vector(__half* address, const float (&v)[Width]) {
+__device__ HalfBits<Width> to_halves(const float (&v)[Width]) {
   HalfBits<Width> bits;
   auto* pairs = reinterpret_cast<__half2*>(&bits);
   CUTLASS_PRAGMA_UNROLL
   for (int i = 0; i < Width / 2; ++i) {
     pairs[i] = __floats2half2_rn(v[2 * i], v[2 * i + 1]);
   }
-  *reinterpret_cast<HalfBits<Width>*>(address) = bits;
+  return bits;
+}
+
+template <int Width>
+__device__ void store_vector(__half* address, const float (&v)[Width]) {
+  *reinterpret_cast<HalfBits<Width>*>(address) = to_halves(v);
 }
 
 // Width floats at `address`, a multiple of 16 bytes, in global or shared memory.
@@ -131,9 +136,10 @@ struct OutputValues {
 //   kValues, values(params, shape, block, output, values)  numbers that belong to an output
 //   Row, row(params, shape, block, pixel)                  what the outputs of a pixel share
 //   kReads, address(params, row)                           a pixel's halves that apply gets, or null
-//   apply(params, shape, row, output, values, read, v)     on each vector of Width outputs; `values` are those of the
-//                                                          first, those of each kind BlockN apart
-//   finish                                                 on what that left in the accumulators
+//   apply(params, row, values, read, v)                    on each vector of Width outputs, with all their values
+//   store(params, shape, row, output, v)                   what that left, where there is such a pixel and output
+//   finish                                                 on all that in the accumulators, zeros where there is none
+// There is no branch around a vector, so that the instructions of several fill each other's gaps.
 template <class Op, int Width>
 struct PixelEpilogue {
   using Params = typename Op::Params;
@@ -145,15 +151,17 @@ struct PixelEpilogue {
   static constexpr int kRows = Config::BlockM / 64;  // of a thread
   template <class Config>
   static constexpr int kVectors = kRows<Config> * (Config::BlockN / F::kGroup);
-  // Vectors read at once; large tiles leave registers for fewer.
+  // Vectors read before the products, and under way after them; large tiles leave registers for fewer.
   template <class Config>
-  static constexpr int kBatch = !Op::kReads                                    ? 1
-                                : Config::BlockM * Config::BlockN >= 128 * 256 ? 4
-                                                                               : 8;
+  static constexpr int kAhead = !Op::kReads                                   ? 0
+                                : Config::BlockM * Config::BlockN < 128 * 256 ? 8
+                                                                              : 4;
+  template <class Config>
+  static constexpr int kUnderWay = std::min(2 * kAhead<Config>, kVectors<Config>);
 
   template <class Config>
   struct Ahead {
-    Bits bits[kBatch<Config>];
+    Bits bits[std::max(kAhead<Config>, 1)];
   };
 
   template <class Config>
@@ -180,7 +188,10 @@ struct PixelEpilogue {
     Ahead<Config> ahead{};
     if (Op::kReads && shape.split == 1) {
       const Rows<Config> rows(params, shape, block, thread);
-      read<Config>(params, shape, block, thread, rows, 0, ahead.bits);
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < kAhead<Config>; ++i) {
+        ahead.bits[i] = rows.read(params, shape, block, thread, i);
+      }
     }
     return ahead;
   }
@@ -207,42 +218,33 @@ struct PixelEpilogue {
             });
       }
     }
-    constexpr int kAll = kVectors<Config>, kOnce = kBatch<Config>;
+    constexpr int kAll = kVectors<Config>, kSlots = kUnderWay<Config>;
     const Rows<Config> rows(params, shape, block, thread);
-    Bits now[kOnce], next[kOnce];
+    Bits read[std::max(kSlots, 1)];
     CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < kOnce; ++i) {
-      now[i] = ahead.bits[i];
+    for (int i = 0; i < kSlots; ++i) {
+      read[i] = i < kAhead<Config> ? ahead.bits[i] : rows.read(params, shape, block, thread, i);
     }
     CUTLASS_PRAGMA_UNROLL
-    for (int first = 0; first < kAll; first += kOnce) {
-      if (Op::kReads && first + kOnce < kAll) {
-        read<Config>(params, shape, block, thread, rows, first + kOnce, next);
+    for (int i = 0; i < kAll; ++i) {
+      const int r = i % kRows<Config>, j = i / kRows<Config>, output = F::output(thread, j);
+      const bool exists = rows.inside[r] && block.n + output < shape.outputs;
+      float of_output[Op::kValues][Width], v[Width];
+      load_values<Config>(values + output, of_output);
+      CUTLASS_PRAGMA_UNROLL
+      for (int e = 0; e < Width; ++e) {
+        v[e] = acc(F::index(Config::BlockN, r / 2, r % 2, j, e));
+      }
+      Op::apply(params, rows.row[r], of_output, Op::kReads ? read[i % std::max(kSlots, 1)] : Bits{}, v);
+      if (exists) {
+        Op::store(params, shape, rows.row[r], block.n + output, v);
       }
       CUTLASS_PRAGMA_UNROLL
-      for (int i = 0; i < kOnce; ++i) {
-        const int r = (first + i) % kRows<Config>, j = (first + i) / kRows<Config>, output = F::output(thread, j);
-        float v[Width];
-        CUTLASS_PRAGMA_UNROLL
-        for (int e = 0; e < Width; ++e) {
-          v[e] = acc(F::index(Config::BlockN, r / 2, r % 2, j, e));
-        }
-        if (rows.inside[r] && block.n + output < shape.outputs) {
-          Op::template apply<Config>(params, shape, rows.row[r], block.n + output, values + output, now[i], v);
-        } else {
-          CUTLASS_PRAGMA_UNROLL
-          for (float& value : v) {
-            value = 0.f;
-          }
-        }
-        CUTLASS_PRAGMA_UNROLL
-        for (int e = 0; e < Width; ++e) {
-          acc(F::index(Config::BlockN, r / 2, r % 2, j, e)) = v[e];
-        }
+      for (int e = 0; e < Width; ++e) {
+        acc(F::index(Config::BlockN, r / 2, r % 2, j, e)) = exists ? v[e] : 0.f;
       }
-      CUTLASS_PRAGMA_UNROLL
-      for (int i = 0; i < kOnce; ++i) {
-        now[i] = next[i];
+      if (Op::kReads && i + kSlots < kAll) {
+        read[i % std::max(kSlots, 1)] = rows.read(params, shape, block, thread, i + kSlots);
       }
     }
     Op::template finish<Config, Width>(params, shape, block, acc, thread,
@@ -263,20 +265,22 @@ struct PixelEpilogue {
         row[r] = Op::row(params, shape, block, at);
       }
     }
+
+    // Vector i of the thread: all rows of a group of outputs, then the next group.
+    __device__ Bits read(const Params& params, const ConvShape& shape, const ConvBlock& block, int thread,
+                         int i) const {
+      const int r = i % kRows<Config>, output = block.n + F::output(thread, i / kRows<Config>);
+      const __half* address = Op::address(params, row[r]);
+      return address != nullptr && inside[r] && output < shape.outputs ? load_halves<Width>(address + output) : Bits{};
+    }
   };
 
-  // Vectors `first` to `first` + kBatch, all under way at once: one after the other each would wait for the L2.
+  // All values of Width neighbouring outputs, the first of which has its own at `first`.
   template <class Config>
-  __device__ static void read(const Params& params, const ConvShape& shape, const ConvBlock& block, int thread,
-                              const Rows<Config>& rows, int first, Bits (&bits)[kBatch<Config>]) {
+  __device__ static void load_values(const float* first, float (&values)[Op::kValues][Width]) {
     CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < kBatch<Config>; ++i) {
-      const int r = (first + i) % kRows<Config>, output = block.n + F::output(thread, (first + i) / kRows<Config>);
-      const __half* address = Op::address(params, rows.row[r]);
-      bits[i] = Bits{};
-      if (address != nullptr && rows.inside[r] && output < shape.outputs) {
-        bits[i] = load_halves<Width>(address + output);
-      }
+    for (int kind = 0; kind < Op::kValues; ++kind) {
+      load_vector(first + kind * Config::BlockN, values[kind]);
     }
   }
 
@@ -290,8 +294,10 @@ struct PixelEpilogue {
     }
     const typename Op::Row row = Op::row(params, shape, block, at);
     const __half* address = Op::address(params, row);
-    const Bits read = address != nullptr ? load_halves<Width>(address + block.n + output) : Bits{};
-    Op::template apply<Config>(params, shape, row, block.n + output, values + output, read, v);
+    float of_output[Op::kValues][Width];
+    load_values<Config>(values + output, of_output);
+    Op::apply(params, row, of_output, address != nullptr ? load_halves<Width>(address + block.n + output) : Bits{}, v);
+    Op::store(params, shape, row, block.n + output, v);
   }
 };
 

@@ -43,43 +43,35 @@ struct SpadeRow {
   }
 };
 
-// visit(part) on a channel's parts in their order, some of them under way at once.
-template <class Visit>
-__device__ void for_each_part(const SpadeParams& params, const float2* parts, Visit&& visit) {
-  constexpr int kOnce = 8;
-  CUTLASS_PRAGMA_NO_UNROLL
-  for (int first = 0; first < params.parts; first += kOnce) {
-    float2 part[kOnce];
-    CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < kOnce; ++i) {
-      const bool there = first + i < params.parts;
-      part[i] = there ? __ldg(parts + int64_t{first + i} * params.channels) : make_float2(0.f, 0.f);
-    }
-    CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < kOnce; ++i) {
-      if (first + i < params.parts) {
-        visit(part[i]);
-      }
-    }
-  }
-}
-
-// A channel's mean and reciprocal deviation.
+// A channel's mean and reciprocal deviation. Parts are added up in one pass, for each read of them takes as long as a
+// step of the products: their means as differences from the first, so that nothing large is subtracted.
 __device__ inline float2 stats_of(const SpadeParams& params, const ConvBlock& block, int channel) {
+  constexpr int kOnce = 16;  // parts under way at once
   const auto* stats = reinterpret_cast<const float2*>(params.stats);
   if (params.parts == 0) {
     return __ldg(stats + int64_t{block.b} * params.channels + channel);
   }
   stats += int64_t{block.b} * params.parts * params.channels + channel;
-  float mean = 0.f, variance = 0.f;
-  for_each_part(params, stats, [&](float2 part) { mean += part.x; });
-  const float one = 1.f / static_cast<float>(params.parts);
-  mean *= one;
-  for_each_part(params, stats, [&](float2 part) {
-    const float difference = part.x - mean;
-    variance += fmaf(difference, difference, part.y);
-  });
-  return make_float2(mean, rsqrtf(fmaf(variance, one, kInstanceNormEps)));
+  float origin = 0.f, sum = 0.f, squares = 0.f, variance = 0.f;
+  CUTLASS_PRAGMA_NO_UNROLL
+  for (int first = 0; first < params.parts; first += kOnce) {
+    float2 part[kOnce];
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < kOnce; ++i) {
+      part[i] = __ldg(stats + int64_t{min(first + i, params.parts - 1)} * params.channels);
+    }
+    origin = first == 0 ? part[0].x : origin;
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < kOnce; ++i) {
+      const float difference = first + i < params.parts ? part[i].x - origin : 0.f;
+      sum += difference;
+      squares = fmaf(difference, difference, squares);
+      variance += first + i < params.parts ? part[i].y : 0.f;
+    }
+  }
+  const float one = 1.f / static_cast<float>(params.parts), mean = sum * one;
+  variance += fmaxf(squares - sum * mean, 0.f);
+  return make_float2(origin + mean, rsqrtf(fmaf(variance, one, kInstanceNormEps)));
 }
 
 // A call: its activations, its convolution, what the kernel is launched with.

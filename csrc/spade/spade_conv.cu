@@ -14,19 +14,15 @@
 
 namespace lpkernels {
 
-// gamma1 and beta of eight channels to the result, in gamma1's place. stats: their means, and `apart` further their
-// reciprocal deviations.
-__device__ inline void modulate(const SpadeParams& params, const SpadeRow& row, int channel, const uint4& bits,
-                                const float* stats, int apart, float (&gamma1)[8], const float (&beta)[8]) {
-  float x[8], mean[8], rstd[8];
+// gamma1 and beta of eight channels to the result, in gamma1's place.
+__device__ inline void modulate(const SpadeParams& params, const uint4& bits, const float (&mean)[8],
+                                const float (&rstd)[8], float (&gamma1)[8], const float (&beta)[8]) {
+  float x[8];
   to_floats<8>(bits, x);
-  load_vector(stats, mean);
-  load_vector(stats + apart, rstd);
   CUTLASS_PRAGMA_UNROLL
   for (int i = 0; i < 8; ++i) {
     gamma1[i] = leaky_relu(fmaf((x[i] - mean[i]) * rstd[i], gamma1[i], beta[i]), params.negative_slope);
   }
-  store_vector(row.out + channel, gamma1);
 }
 
 // Columns in pairs of groups: 32 gammas, then the 32 betas of the same channels.
@@ -98,25 +94,34 @@ struct GammaBeta {
   __device__ static void run(const Params& params, const ConvShape& shape, const ConvBlock& block, Accumulator& acc,
                              int thread, const EpilogueMemory& memory, const Ahead<Config>& ahead) {
     const float* values = OutputValues<Config, kValues>::of_tile(memory.own, block);
+    SpadeRow row[rows<Config>()];
+    bool inside[rows<Config>()];
     CUTLASS_PRAGMA_UNROLL
     for (int r = 0; r < rows<Config>(); ++r) {
       const Pixel at = pixel_at(shape, block, F::row(thread, r / 2, r % 2));
-      const SpadeRow row(params, shape, block, at);
+      row[r] = SpadeRow(params, shape, block, at);
+      inside[r] = hopper::inside(shape, at);
+    }
+    CUTLASS_PRAGMA_UNROLL
+    for (int pair = 0; pair < pairs<Config>(); ++pair) {
+      const int n = F::output(thread, pair), channel = block.n / 2 + n;  // from the block's first, and of x
+      float bias_gamma[8], bias_beta[8], mean[8], rstd[8];
+      load_vector(values + F::output(thread, 2 * pair), bias_gamma);
+      load_vector(values + F::output(thread, 2 * pair + 1), bias_beta);
+      load_vector(values + Config::BlockN + n, mean);
+      load_vector(values + 2 * Config::BlockN + n, rstd);
       CUTLASS_PRAGMA_UNROLL
-      for (int pair = 0; pair < pairs<Config>(); ++pair) {
-        const int n = F::output(thread, pair), channel = block.n / 2 + n;  // from the block's first, and of x
-        if (!inside(shape, at) || channel >= params.channels) {
-          continue;
-        }
+      for (int r = 0; r < rows<Config>(); ++r) {
         float gamma1[8], beta[8];
-        load_vector(values + F::output(thread, 2 * pair), gamma1);
-        load_vector(values + F::output(thread, 2 * pair + 1), beta);
         CUTLASS_PRAGMA_UNROLL
         for (int i = 0; i < 8; ++i) {
-          gamma1[i] += acc(F::index(Config::BlockN, r / 2, r % 2, 2 * pair, i));
-          beta[i] += acc(F::index(Config::BlockN, r / 2, r % 2, 2 * pair + 1, i));
+          gamma1[i] = bias_gamma[i] + acc(F::index(Config::BlockN, r / 2, r % 2, 2 * pair, i));
+          beta[i] = bias_beta[i] + acc(F::index(Config::BlockN, r / 2, r % 2, 2 * pair + 1, i));
         }
-        modulate(params, row, channel, ahead.x[pair][r], values + Config::BlockN + n, Config::BlockN, gamma1, beta);
+        modulate(params, ahead.x[pair][r], mean, rstd, gamma1, beta);
+        if (inside[r] && channel < params.channels) {
+          store_vector(row[r].out + channel, gamma1);
+        }
       }
     }
   }
@@ -147,17 +152,20 @@ struct GammaAlone {
 
   __device__ static const __half* address(const Params&, const Row& row) { return row.x; }
 
-  template <class Config, int Width>
-  __device__ static void apply(const Params& params, const ConvShape&, const Row& row, int channel, const float* values,
+  template <int Width>
+  __device__ static void apply(const Params& params, const Row&, const float (&values)[kValues][Width],
                                const HalfBits<Width>& read, float (&gamma1)[Width]) {
-    float bias[8];
-    load_vector(values, bias);
     CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      gamma1[i] += bias[i];
+    for (int i = 0; i < Width; ++i) {
+      gamma1[i] += values[0][i];
     }
-    constexpr float kNone[8] = {};
-    modulate(params, row, channel, read, values + Config::BlockN, Config::BlockN, gamma1, kNone);
+    constexpr float kNone[Width] = {};
+    modulate(params, read, values[1], values[2], gamma1, kNone);
+  }
+
+  template <int Width>
+  __device__ static void store(const Params&, const ConvShape&, const Row& row, int channel, const float (&v)[Width]) {
+    store_vector(row.out + channel, v);
   }
 
   template <class Config, int Width, class Accumulator>
