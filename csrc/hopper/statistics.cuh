@@ -113,7 +113,7 @@ static __global__ void combine_statistics_kernel(const ConvShape shape, const fl
   wait_for_kernel_before();
   const float2* of_image = partials + int64_t{blockIdx.y} * count * shape.outputs + n;
   Moments moments{};
-#pragma unroll 4
+#pragma unroll 16
   for (int tile = slice; n < shape.outputs && tile < count; tile += 8) {
     const float2 part = of_image[int64_t{tile} * shape.outputs];
     const float pixels = static_cast<float>(even ? whole : tile_pixels(shape, tile));
