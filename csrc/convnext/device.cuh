@@ -32,6 +32,13 @@ __device__ inline int block_index() {
   return index;
 }
 
+// Has an address worked out here and once: before a wait that comes after, not anew at every use.
+template <class T>
+__device__ T* worked_out(T* address) {
+  asm volatile("" : "+l"(address));
+  return address;
+}
+
 // Two halves that no kernel writes, zeros unless they exist. Volatile, so that the load stays before the wait for the
 // kernel before.
 __device__ inline uint32_t load_constant(const __half* from, bool exists) {

@@ -133,11 +133,13 @@ def native(
     *,
     hopper: bool = False,
     clusters: bool = False,
+    spacing: int = 1,
     refuses: Callable[[Signature], str | None] = lambda signature: None,
 ) -> Backend:
     """The op library's kernel for ``device_type`` ("cuda", "cpu") as a backend.
 
     ``hopper``: made for sm_90a alone; ``clusters``: for GPUs with thread-block clusters and 227 KB of shared memory.
+    ``spacing``: that of ``Backend``; Hopper's kernels have their own.
     """
 
     def why_not(actual: str) -> str | None:
@@ -152,7 +154,7 @@ def native(
     def run(*args: Any) -> Any:
         return getattr(torch.ops.lpkernels, op_name)(*args)
 
-    return Backend(device_type, why_not, run, refuses, spacing=HOPPER_SPACING if hopper else 1)
+    return Backend(device_type, why_not, run, refuses, spacing=HOPPER_SPACING if hopper else spacing)
 
 
 def triton_kernel(

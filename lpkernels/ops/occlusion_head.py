@@ -9,11 +9,12 @@ from torch import Tensor
 
 from lpkernels import _checks, ref
 from lpkernels.ops import _conv
-from lpkernels.ops._op import Backend, Op, reference, triton_kernel
+from lpkernels.ops._op import HOPPER_SPACING, Backend, Op, Signature, native, reference, triton_kernel
 
 KERNEL = 7
 ROWS = 56  # 49 taps, padded to a matrix product's multiple of 8
 CHANNEL_MULTIPLE = 16
+MOST_CHANNELS = 512  # of the CUDA kernel
 
 
 def pack_occlusion_weight(weight: Tensor, depth: int) -> Tensor:
@@ -49,10 +50,21 @@ def _torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return ref.occlusion_head_in(x.dtype, x, weight, bias)
 
 
+def _cuda_refuses(signature: Signature) -> str | None:
+    (*_, channels), dtype = signature[0]
+    if dtype != torch.float16 or channels % CHANNEL_MULTIPLE or channels > MOST_CHANNELS:
+        return (
+            f"made for float16 and channels in multiples of {CHANNEL_MULTIPLE}, at most {MOST_CHANNELS}; "
+            f"got {dtype}, {channels}"
+        )
+    return None
+
+
 _OP = Op(
     "occlusion_head(Tensor x, Tensor weight, Tensor bias) -> Tensor map",
     _fake,
     (
+        native("occlusion_head", "cuda", clusters=True, spacing=HOPPER_SPACING, refuses=_cuda_refuses),
         triton_kernel("occlusion_head", _load),
         Backend("torch", _conv.torch_why_not, _torch),
         reference(ref.occlusion_head),

@@ -9,7 +9,11 @@ from torch import Tensor
 
 from lpkernels import _checks, ref
 from lpkernels.ops import _conv, _convnext
-from lpkernels.ops._op import Op, triton_kernel
+from lpkernels.ops._op import Op, Signature, native, triton_kernel
+
+
+TAPS = (4, 4, 3)  # of the CUDA kernel: patches, down and across, and colours
+MOST_OUTPUTS = 96
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> Tensor:
@@ -24,10 +28,21 @@ def _load() -> Callable[..., Tensor]:
     return patch_norm
 
 
+def _cuda_refuses(signature: Signature) -> str | None:
+    _, ((outputs, *taps), dtype), *_ = signature
+    if dtype != torch.float16 or tuple(taps) != TAPS or outputs % _convnext.VECTOR or outputs > MOST_OUTPUTS:
+        return (
+            f"made for float16 weights of 4x4 patches in 3 colours, outputs in multiples of {_convnext.VECTOR}, at most "
+            f"{MOST_OUTPUTS}; got {dtype}, {outputs} outputs of {tuple(taps)}"
+        )
+    return None
+
+
 _OP = Op(
     "patch_norm(Tensor x, Tensor weight, Tensor bias, Tensor norm_weight, Tensor norm_bias) -> Tensor y",
     _fake,
     (
+        native("patch_norm", "cuda", clusters=True, refuses=_cuda_refuses),
         triton_kernel("patch_norm", _load, refuses=_convnext.no_tensor_cores),
         *_convnext.plain(ref.patch_norm_in, like=1),
     ),
@@ -53,7 +68,7 @@ def patch_norm(x: Tensor, weight: Tensor, bias: Tensor, norm_weight: Tensor, nor
         TypeError: an argument is no tensor or has a wrong dtype.
         ValueError: a shape does not fit or devices differ.
         BackendError: no allowed backend can run this call.
-        RuntimeError: an input requires a gradient.
+        RuntimeError: an input requires a gradient, or a weight or vector is a view that does not start at 16 bytes.
     """
     _checks.is_tensor("x", x)
     _checks.is_tensor("weight", weight)

@@ -1,4 +1,4 @@
-// Runs ConvNeXt's CUDA kernels (csrc/convnext) on the CPU. Arguments: the op and its sizes; stdin: its tensors, one
+// Runs ConvNeXt's CUDA kernels (csrc/convnext), and others that take its instructions, on the CPU. Arguments: the op and its sizes; stdin: its tensors, one
 // after the other; stdout: its answers.
 #include <cstdio>
 #include <cstdlib>
@@ -7,7 +7,9 @@
 
 #include "convnext/convnext_stage.cuh"
 #include "convnext/norm_downsample.cuh"
+#include "convnext/patch_norm.cuh"
 #include "convnext/pool_norm_linear.cuh"
+#include "warp/occlusion_head.cuh"
 
 using namespace lpkernels::convnext;
 
@@ -126,6 +128,58 @@ void norm_downsample(int batch, int height, int width, int channels, int outputs
   write(y);
 }
 
+// Pictures of `Pixel`s, their channels next to each other (planar: a plane each).
+template <class Pixel, bool Planar>
+void patch_norm(int batch, int height, int width, int channels, int outputs) {
+  using P = PatchNorm;
+  auto x = read<Pixel>(size_t{1} * batch * height * width * channels);
+  auto weight = read<__half>(size_t{1} * outputs * P::kPatch * P::kRowValues);
+  auto bias = read<float>(outputs), norm_weight = read<float>(outputs), norm_bias = read<float>(outputs);
+  const int rows = height / P::kPatch, columns = width / P::kPatch, patches = batch * rows * columns;
+  Array<__half> y(size_t{1} * patches * outputs);
+  const int64_t pixel = Planar ? 1 : channels, plane = Planar ? int64_t{1} * height * width : 1;
+  const P p{x.data(),
+            weight.data(),
+            bias.data(),
+            norm_weight.data(),
+            norm_bias.data(),
+            y.data(),
+            int64_t{1} * height * width * channels,
+            pixel * width,
+            pixel,
+            plane,
+            lpkernels::Divisor(rows),
+            lpkernels::Divisor(columns),
+            outputs,
+            patches,
+            sizeof(Pixel) == 1 ? 1.f / 255.f : 1.f};
+  const Index grid{static_cast<unsigned>(ceil_div(patches, P::kPatches)), 1, 1};
+  emulated::launch(&patch_norm_kernel<Pixel>, grid, P::kThreads, P::kBytes, 1, p);
+  write(y);
+}
+
+// x has `gap` channels of others behind each pixel's own.
+template <int Gap>
+void occlusion_head(int batch, int depth, int height, int width, int channels) {
+  namespace occlusion = lpkernels::occlusion;
+  const int size = height * width, groups = occlusion::groups_of(depth);
+  auto x = read<__half>(size_t{1} * batch * depth * size * (channels + Gap));
+  auto weight = read<__half>(size_t{1} * occlusion::kRows * depth * channels);
+  auto bias = read<float>(1);
+  Array<float> columns(size_t{1} * batch * groups * occlusion::kTaps * occlusion::column_pitch(size));
+  Array<float> map(size_t{1} * batch * size);
+  const occlusion::OcclusionHead p{x.data(), weight.data(), bias.data(), columns.data(), map.data(),
+                                   depth,    height,        width,       channels,       (channels + Gap) / 8};
+  const auto grid = [&](int pixels, int y, int z) {
+    return Index{static_cast<unsigned>(ceil_div(size, pixels)), static_cast<unsigned>(y), static_cast<unsigned>(z)};
+  };
+  emulated::launch(&occlusion::occlusion_columns_kernel, grid(occlusion::kPixels, groups, batch), occlusion::kThreads,
+                   occlusion::weight_bytes(channels), 1, p);
+  emulated::launch(&occlusion::occlusion_sum_kernel, grid(occlusion::kSumPixels, batch, 1), occlusion::kSumThreads,
+                   occlusion::kSumBytes, 1, p);
+  write(map);
+}
+
 void pool_norm_linear(int batch, int height, int width, int channels, int outputs) {
   auto x = read<__half>(size_t{1} * batch * height * width * channels);
   auto weight = read<float>(size_t{1} * outputs * channels), bias = read<float>(outputs);
@@ -136,11 +190,16 @@ void pool_norm_linear(int batch, int height, int width, int channels, int output
   write(y);
 }
 
-const std::map<std::string, void (*)(int, int, int, int, int)> kOps = {{"convnext_stage", &convnext_stage},
-                                                                       {"depthwise_linear", &depthwise_linear},
-                                                                       {"grn_linear", &grn_linear},
-                                                                       {"norm_downsample", &norm_downsample},
-                                                                       {"pool_norm_linear", &pool_norm_linear}};
+const std::map<std::string, void (*)(int, int, int, int, int)> kOps = {
+    {"convnext_stage", &convnext_stage},
+    {"depthwise_linear", &depthwise_linear},
+    {"grn_linear", &grn_linear},
+    {"norm_downsample", &norm_downsample},
+    {"occlusion_head", &occlusion_head<0>},
+    {"occlusion_head of a slice", &occlusion_head<24>},
+    {"patch_norm of bytes", &patch_norm<uint8_t, false>},
+    {"patch_norm of floats in planes", &patch_norm<float, true>},
+    {"pool_norm_linear", &pool_norm_linear}};
 
 }  // namespace
 

@@ -1,4 +1,7 @@
-"""The motion extractor's CUDA kernels without a GPU: their own code, compiled for the CPU and run thread by thread."""
+"""CUDA kernels without a GPU: their own code, compiled for the CPU and run thread by thread.
+
+Those of the motion extractor, and the others that take the same instructions.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from tests.ops.test_convnext_stage import make_inputs as stage_inputs
 from tests.ops.test_depthwise_linear import make_inputs as depthwise_inputs
 from tests.ops.test_grn_linear import make_inputs as grn_inputs
 from tests.ops.test_norm_downsample import make_inputs as downsample_inputs
+from tests.ops.test_occlusion_head import make_inputs as occlusion_inputs
+from tests.ops.test_patch_norm import make_inputs as patch_inputs
 from tests.ops.test_pool_norm_linear import make_inputs as pool_inputs
 
 ROOT = Path(__file__).parents[2]
@@ -150,3 +155,44 @@ def test_pool_norm_linear(kernels: Path, shape: tuple[int, ...]) -> None:
     truth = ref.pool_norm_linear(*[tensor.double() for tensor in inputs])
     y = torch.frombuffer(run(kernels, "pool_norm_linear", shape, inputs), dtype=torch.float32).reshape(truth.shape)
     assert contract.relative_error(y, truth) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 4, 4, 8),
+        (2, 9, 13, 96),  # a last row and column that are left out
+        (3, 21, 28, 40),  # the last block has patches of two pictures, and fewer than it could take
+    ],
+)
+@pytest.mark.parametrize("as_bytes", [True, False])
+def test_patch_norm(kernels: Path, shape: tuple[int, ...], as_bytes: bool) -> None:
+    inputs = patch_inputs(shape, HALF, as_bytes=as_bytes)
+    truth = ref.patch_norm(*[tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs])
+    own = ref.patch_norm_in(HALF, *inputs)
+    *picture, outputs = shape
+    if as_bytes:
+        answer = run(kernels, "patch_norm of bytes", (*picture, 3, outputs), inputs)
+    else:
+        planes = [inputs[0].permute(0, 3, 1, 2), *inputs[1:]]
+        answer = run(kernels, "patch_norm of floats in planes", (*picture, 3, outputs), planes)
+    assert_within_pytorchs_own_error(torch.frombuffer(answer, dtype=HALF).reshape(truth.shape), own, truth)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1, 1, 16),  # half a step of K, of one depth
+        (2, 3, 9, 31, 16),  # a group of one depth behind one of two; two tiles of pixels
+        (1, 2, 5, 67, 144),  # nine steps: the first are used again
+        (1, 5, 7, 6, 400),
+    ],
+)
+@pytest.mark.parametrize("gap", [0, 24])
+def test_occlusion_head(kernels: Path, shape: tuple[int, ...], gap: int) -> None:
+    x, *rest = occlusion_inputs(shape, HALF, "cpu")
+    truth = ref.occlusion_head(x.double(), *[tensor.double() for tensor in rest])
+    own = ref.occlusion_head_in(HALF, x, *rest)
+    buffer = torch.nn.functional.pad(x, (0, gap), value=float("nan"))
+    answer = run(kernels, "occlusion_head of a slice" if gap else "occlusion_head", shape, [buffer, *rest])
+    assert_within_pytorchs_own_error(torch.frombuffer(answer, dtype=torch.float32).reshape(truth.shape), own, truth)

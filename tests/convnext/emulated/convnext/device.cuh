@@ -318,6 +318,11 @@ inline int block_index() {
   return blockIdx.x;
 }
 
+template <class T>
+T* worked_out(T* address) {
+  return address;
+}
+
 inline void wait_for_kernel_before() {}
 inline void let_next_kernel_start() {}
 
