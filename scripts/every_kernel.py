@@ -114,6 +114,17 @@ def stitching() -> Tensor:
     return ops.stitch_mlp(keypoints(), keypoints(), packed, widths)
 
 
+def occlusion(x: tuple[int, ...]) -> Tensor:
+    return ops.occlusion_head(halves(*x), weight(56, x[1], x[4]), floats(1))
+
+
+def stem(planes: bool = False) -> Tensor:
+    """patch_norm of pictures of bytes, or of floats in planes."""
+    picture = torch.rand(2, 3, 21, 28, generator=GENERATOR).to(DEVICE)
+    x = picture if planes else (255 * picture).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    return ops.patch_norm(x.permute(0, 2, 3, 1), weight(40, 4, 4, 3), floats(40), floats(40), floats(40))
+
+
 CASES: dict[str, Callable[[], Tensor]] = {
     "conv_act 128x128 halo, statistics in parts": lambda: conv_with_stats((1, 64, 64, 64), 512, parts=32),
     "conv_act 128x256, statistics": lambda: conv_with_stats((1, 64, 128, 64), 512),
@@ -138,6 +149,10 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "conv_pool 128x128, a cluster's sum": lambda: pool((1, 16, 4, 4, 256), 256),
     "conv_img 256x16 halo": lambda: ops.conv_img(halves(1, 64, 64, 64), weight(12, 3, 3, 64), floats(12)),
     "mask_conv3d": lambda: ops.mask_conv3d(halves(1, 2, 64, 64, 144), weight(160, 7, 7, 144), floats(22)),
+    "occlusion_head": lambda: occlusion((2, 3, 9, 31, 144)),
+    "occlusion_head, half a step of K": lambda: occlusion((1, 1, 17, 16, 16)),
+    "patch_norm of bytes": stem,
+    "patch_norm of floats in planes": lambda: stem(planes=True),
     "sparse_motion": motion,
     "flow_warp": warp,
     "stitch_mlp": stitching,

@@ -15,7 +15,7 @@ def test_every_kernel_runs() -> None:
     assert done.returncode == 0, done.stderr
     ran = done.stdout.splitlines()
     convs = ("conv_act", "spade_conv", "spade_shortcut", "upsample_conv", "conv_pool", "conv_img", "mask_conv3d")
-    for op in (*convs, "flow_warp"):
+    for op in (*convs, "flow_warp", "occlusion_head", "patch_norm"):
         assert any(line.startswith(op) for line in ran), op
 
 

@@ -11,7 +11,6 @@ from lpkernels import _checks, ref
 from lpkernels.ops import _conv, _convnext
 from lpkernels.ops._op import Op, Signature, native, triton_kernel
 
-
 TAPS = (4, 4, 3)  # of the CUDA kernel: patches, down and across, and colours
 MOST_OUTPUTS = 96
 
@@ -32,8 +31,8 @@ def _cuda_refuses(signature: Signature) -> str | None:
     _, ((outputs, *taps), dtype), *_ = signature
     if dtype != torch.float16 or tuple(taps) != TAPS or outputs % _convnext.VECTOR or outputs > MOST_OUTPUTS:
         return (
-            f"made for float16 weights of 4x4 patches in 3 colours, outputs in multiples of {_convnext.VECTOR}, at most "
-            f"{MOST_OUTPUTS}; got {dtype}, {outputs} outputs of {tuple(taps)}"
+            f"made for float16 weights of 4x4 patches in 3 colours, outputs in multiples of {_convnext.VECTOR}, "
+            f"at most {MOST_OUTPUTS}; got {dtype}, {outputs} outputs of {tuple(taps)}"
         )
     return None
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -203,6 +206,19 @@ def test_description(fused: FusedLivePortrait) -> None:
         assert "none" in fused.describe()
 
 
+def test_a_frame_on_hopper_takes_cuda_kernels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if all of them could run here: which one refuses, for the published sizes, one picture, half precision?"""
+    for op in ops.registry().values():
+        if cuda := op.backends.get("cuda"):
+            monkeypatch.setitem(op.backends, "cuda", dataclasses.replace(cuda, why_not=lambda device_type: None))
+    with torch.device("meta"):
+        baseline = LivePortrait(LivePortraitConfig.full())
+    lines = lpkernels.optimize(baseline, "fp16").describe().splitlines()
+    others = [line for line in lines if re.split(r"  +", line)[2] != "cuda"]
+    assert len(lines) > 30
+    assert others == []
+
+
 def test_networks_can_be_built_alone() -> None:
     """With the baseline's arguments and answers."""
     model, (kp_source, kp_driving) = tiny(), keypoints()
@@ -293,3 +309,24 @@ def test_half_frame_and_its_graph() -> None:
         return (model.render(source, kp_driving),)
 
     contract.check_graph_capture(call, [kp_driving], lambda inputs: inputs[0].add_(0.02))
+
+
+@pytest.mark.gpu
+def test_a_frame_on_hopper_imports_no_triton() -> None:
+    """Importing it and compiling its kernels is half a second of a start, two with an empty cache."""
+    for op in ops.registry().values():
+        if (cuda := op.backends.get("cuda")) and (reason := cuda.why_not("cuda")):
+            pytest.skip(reason)
+    code = """
+import sys, torch, lpkernels
+model = lpkernels.optimize(lpkernels.LivePortrait.random(0, device="cuda"), "fp16")
+kp = torch.zeros(1, 21, 3, device="cuda")
+picture = torch.zeros(1, 256, 256, 3, dtype=torch.uint8, device="cuda")
+feature_3d = model.extract_feature_3d(picture.permute(0, 3, 1, 2) / 255)
+model.heads(picture)
+model.render(model.prepare_warp(feature_3d, kp), kp)
+torch.cuda.synchronize()
+print("triton" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lpkernels import ops, ref
-from tests.ops import contract
+from tests.ops import contract, convnext
 
 Shape = tuple[int, int, int, int, int]  # batch, depth, height, width, channels
 
 SMALL = [(1, 2, 3, 5, 5), (2, 3, 4, 9, 17), (3, 1, 1, 1, 16), (1, 5, 9, 2, 3)]
 PUBLISHED = [(1, 16, 64, 64, 142), (2, 16, 64, 64, 142), (3, 5, 33, 17, 142)]
+ODD = [(2, 1, 1, 1, 16), (1, 3, 9, 31, 30), (2, 7, 20, 21, 512)]
 
 
 def make_inputs(shape: Shape, dtype: torch.dtype, device: str, seed: int = 0) -> list[Tensor]:
@@ -76,11 +77,11 @@ def test_matches_reference(shape: Shape, device: str) -> None:
     contract.assert_close_to_reference(occlusion, occlusion_ref, inputs, exact(inputs))
 
 
-def check_map(shape: Shape, dtype: torch.dtype, device: str) -> None:
+def check_map(shape: Shape, dtype: torch.dtype, device: str, backend: str) -> None:
     inputs = make_inputs(shape, dtype, device)
     truth = ref.occlusion_head(*[tensor.double() for tensor in inputs])
     own = contract.relative_error(ops.registry()["occlusion_head"].backends["torch"].run(*inputs), truth)
-    with ops.use_backend("triton"):
+    with convnext.only("occlusion_head", backend, inputs):
         actual = ops.occlusion_head(*inputs)
     assert actual.dtype == torch.float32
     assert actual.shape == truth.shape
@@ -91,15 +92,24 @@ def check_map(shape: Shape, dtype: torch.dtype, device: str) -> None:
 @pytest.mark.parametrize("shape", SMALL)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_triton_matches_reference(shape: Shape, dtype: torch.dtype) -> None:
-    check_map(shape, dtype, "cpu")
+    check_map(shape, dtype, "cpu", "triton")
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("shape", PUBLISHED)
-def test_half_within_pytorchs_own_error(shape: Shape) -> None:
-    assert ops.registry()["occlusion_head"].choose("cuda").backend == "triton"
-    check_map(shape, torch.float16, "cuda")
+@pytest.mark.parametrize("shape", [*PUBLISHED, *ODD])
+@pytest.mark.parametrize("backend", convnext.GPU_BACKENDS)
+def test_half_within_pytorchs_own_error(shape: Shape, backend: str) -> None:
+    check_map(shape, torch.float16, "cuda", backend)
+
+
+@pytest.mark.gpu
+def test_the_cuda_kernel_is_chosen_for_the_published_shape() -> None:
+    op = ops.registry()["occlusion_head"]
+    if reason := op.backends["cuda"].why_not("cuda"):
+        pytest.skip(reason)
+    inputs = make_inputs(PUBLISHED[0], torch.float16, "cuda")
+    assert op.choose("cuda", convnext.signature(inputs), inputs[0].shape[-1]).backend == "cuda"
 
 
 def check_slice(dtype: torch.dtype, device: str) -> None:
@@ -112,6 +122,12 @@ def check_slice(dtype: torch.dtype, device: str) -> None:
 
 def test_slice(device: str) -> None:
     check_slice(torch.float32, device)
+
+
+@pytest.mark.gpu
+def test_slice_in_half() -> None:
+    with convnext.only("occlusion_head", "cuda", make_inputs(SMALL[1], torch.float16, "cuda")):
+        check_slice(torch.float16, "cuda")
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -131,6 +147,27 @@ def test_triton_opcheck_and_compile() -> None:
     with ops.use_backend("triton"):
         contract.check_compile(occlusion, inputs)
         contract.check_export(occlusion, inputs, "lpkernels.occlusion_head_triton")
+
+
+@pytest.mark.gpu
+def test_opcheck_of_the_cuda_kernel() -> None:
+    inputs = make_inputs(ODD[1], torch.float16, "cuda")
+    with convnext.only("occlusion_head", "cuda", inputs):
+        contract.check_opcheck(torch.ops.lpkernels.occlusion_head, inputs)
+        contract.check_compile(occlusion, inputs)
+
+
+def test_what_the_cuda_kernel_refuses() -> None:
+    cuda = ops.registry()["occlusion_head"].backends["cuda"]
+
+    def reason(channels: int, dtype: torch.dtype) -> str | None:
+        return cuda.refuses((((1, 2, 3, 4, channels), dtype), ((56, 2, channels), dtype), ((1,), torch.float32)))
+
+    assert cuda.spacing == 8
+    assert reason(144, torch.float16) is reason(512, torch.float16) is None
+    assert "multiples of 16, at most 512; got torch.float16, 24" in str(reason(24, torch.float16))
+    assert "got torch.float16, 528" in str(reason(528, torch.float16))
+    assert "made for float16" in str(reason(144, torch.bfloat16))
 
 
 @pytest.mark.gpu

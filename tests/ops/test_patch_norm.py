@@ -53,16 +53,28 @@ def test_reference_is_the_published_stem() -> None:
     assert contract.relative_error(actual, expected) < 1e-12
 
 
-def check_strides(device: str) -> None:
-    picture, *rest = make_inputs((2, 9, 12, 16), torch.float32, device, as_bytes=False)
+def check_strides(device: str, dtype: torch.dtype = torch.float32, as_bytes: bool = False) -> None:
+    picture, *rest = make_inputs((2, 9, 12, 16), dtype, device, as_bytes)
     planes = picture.permute(0, 3, 1, 2).contiguous()
     contract.assert_same([ops.patch_norm(planes.permute(0, 2, 3, 1), *rest)], [ops.patch_norm(picture, *rest)])
-    crop = torch.zeros(2, 20, 20, 3, device=device)[:, 3:12, 5:17]
+    crop = picture.new_zeros(2, 20, 20, 3)[:, 3:12, 5:17]
     contract.assert_same([ops.patch_norm(crop.copy_(picture), *rest)], [ops.patch_norm(picture, *rest)])
+    columns = picture.transpose(1, 2).contiguous().transpose(1, 2)
+    contract.assert_same([ops.patch_norm(columns, *rest)], [ops.patch_norm(picture, *rest)])
+    one = picture[:1].expand(2, -1, -1, -1)
+    contract.assert_same([ops.patch_norm(one, *rest)], [ops.patch_norm(one.contiguous(), *rest)])
 
 
 def test_any_strides(device: str) -> None:
     check_strides(device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("as_bytes", [True, False])
+@pytest.mark.parametrize("backend", convnext.GPU_BACKENDS)
+def test_any_strides_in_half(as_bytes: bool, backend: str) -> None:
+    with convnext.only("patch_norm", backend, make_inputs((2, 9, 12, 16), torch.float16, "cuda", as_bytes)):
+        check_strides("cuda", torch.float16, as_bytes)
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -83,12 +95,55 @@ def test_triton_opcheck_and_compile() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("shape", [(1, 256, 256, 96), (3, 130, 77, 96)])
+@pytest.mark.parametrize("shape", [(1, 256, 256, 96), (3, 130, 77, 96), (1, 5, 4, 8), (2, 17, 24, 40)])
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("as_bytes", [True, False])
-def test_half_within_pytorchs_own_error(shape: tuple[int, ...], dtype: torch.dtype, as_bytes: bool) -> None:
+@pytest.mark.parametrize("backend", convnext.GPU_BACKENDS)
+def test_half_within_pytorchs_own_error(
+    shape: tuple[int, ...], dtype: torch.dtype, as_bytes: bool, backend: str
+) -> None:
     inputs = make_inputs(shape, dtype, "cuda", as_bytes)
-    convnext.check_half(ops.patch_norm, ref.patch_norm_in, inputs, dtype)
+    with convnext.only("patch_norm", backend, inputs):
+        convnext.check_half(ops.patch_norm, ref.patch_norm_in, inputs, dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("picture", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("backend", convnext.GPU_BACKENDS)
+def test_float_pictures_of_every_dtype(picture: torch.dtype, backend: str) -> None:
+    x, *rest = make_inputs((2, 20, 12, 96), torch.float16, "cuda", as_bytes=False)
+    inputs = [x.to(picture), *rest]
+    with convnext.only("patch_norm", backend, inputs):
+        convnext.check_half(ops.patch_norm, ref.patch_norm_in, inputs, torch.float16)
+
+
+@pytest.mark.gpu
+def test_the_cuda_kernel_is_chosen_for_the_published_shape() -> None:
+    op = ops.registry()["patch_norm"]
+    if reason := op.backends["cuda"].why_not("cuda"):
+        pytest.skip(reason)
+    inputs = make_inputs((1, 256, 256, 96), torch.float16, "cuda")
+    assert op.choose("cuda", convnext.signature(inputs)).backend == "cuda"
+
+
+@pytest.mark.gpu
+def test_opcheck_of_the_cuda_kernel() -> None:
+    inputs = make_inputs((2, 17, 24, 40), torch.float16, "cuda")
+    with convnext.only("patch_norm", "cuda", inputs):
+        contract.check_opcheck(torch.ops.lpkernels.patch_norm, inputs)
+        contract.check_compile(convnext.tupled(ops.patch_norm), inputs)
+
+
+def test_what_the_cuda_kernel_refuses() -> None:
+    refuses = ops.registry()["patch_norm"].backends["cuda"].refuses
+    for picture in (torch.uint8, torch.float32):
+        taken = (((1, 8, 12, 3), picture), ((96, 4, 4, 3), torch.float16))
+        assert refuses(taken) is None
+    for weight in ((104, 4, 4, 3), (12, 4, 4, 3), (16, 2, 2, 3), (16, 4, 4, 4)):
+        reason = refuses((((1, 8, 12, weight[-1]), torch.uint8), (weight, torch.float16)))
+        assert f"got torch.float16, {weight[0]} outputs of {weight[1:]}" in str(reason)
+    assert "bfloat16" in str(refuses(convnext.signature(make_inputs((1, 8, 12, 96), torch.bfloat16))))
 
 
 @pytest.mark.gpu
