@@ -32,11 +32,12 @@ __device__ inline int block_index() {
   return index;
 }
 
-// Has an address worked out here and once: before a wait that comes after, not anew at every use.
+// Has an address in global memory worked out here and once: before a wait that comes after, not anew at every use.
 template <class T>
 __device__ T* worked_out(T* address) {
-  asm volatile("" : "+l"(address));
-  return address;
+  size_t place = __cvta_generic_to_global(address);
+  asm volatile("" : "+l"(place));
+  return static_cast<T*>(__cvta_global_to_generic(place));
 }
 
 // Two halves that no kernel writes, zeros unless they exist. Volatile, so that the load stays before the wait for the

@@ -3,19 +3,20 @@
 //   columns[i, tap, pixel] = sum_{d in group i, c} weight[tap, d, c] x[d, pixel, c]
 //   map[h, w] = sigmoid(bias + sum_{i, kh, kw} columns[i, 7 kh + kw, h + kh - 3, w + kw - 3])
 //
-// Layouts: x (B, D, H, W, C), pixels spaced by a stride, and weight (56, D, C), half precision; columns (B, groups, 49,
-// H * W), bias (1,) and map (B, H, W), float. The shifts do not depend on depth, so depths are summed in the product:
-// K = D * C, in groups of two depths, that the blocks fill the GPU.
+// Layouts: x (B, D, H, W, C), its pixels perhaps those of a wider buffer, and weight (56, D, C), half precision;
+// columns (B, groups, 49, H * W and a rest), bias (1,) and map (B, H, W), float. The shifts do not depend on depth, so
+// depths are summed in the product, in groups of two: as many as it takes to fill the GPU.
 //
 // First kernel: a block owns 256 pixels and a group, a warp 32 of the pixels and all taps. The group's weights are in
-// shared memory before the wait for the kernel ahead. x goes from global memory to registers: each value is needed by
-// one lane alone, since the order of a product's k is free: a lane's eight neighbours of k are two products' fragments.
-// Second kernel: a block owns 32 pixels, a warp of it one row of taps and a share of the groups.
+// shared memory before the wait for the kernel ahead. x goes from global memory to registers, for one lane alone needs
+// a value: the order of a product's k is free, so a lane's vector of eight neighbours makes fragments of two products.
+// Pixels are the columns of a product, taps its rows: then a fragment of x is registers next to each other.
+// Second kernel: a block owns 32 pixels, a warp one row of taps and a share of the groups.
 //
 // Published shape, D = 16, 64x64, C = 144: 1.1 GFLOP; 19 MB of x and 0.26 MB of weights in, 6.4 MB of columns out and
-// in again. 128 blocks; each 147 KB out of the L2 and 2016 products of the tensor cores, about 3500 clocks either, side
-// by side; 50 KB of columns to store. The second: 128 blocks of 392 loads a pixel, 50 KB, in one go. By count 4 and 2.5
-// microseconds; bound by reading x.
+// in again. By count, in clocks of each of 128 blocks: 147 KB of x out of the L2 3500, beside it 2304 products of the
+// tensor cores 3600 and 2300 of reading weights from shared memory; 50 KB of columns 1200. The second kernel: 28 loads
+// a thread under way at once, 50 KB, 1800. 3.5 and 2 microseconds with their beginnings; bound by reading x.
 #pragma once
 
 #include "common/host_device.h"
@@ -31,7 +32,7 @@ constexpr int kTiles = (kTaps + 15) / 16;      // of taps
 constexpr int kStepVectors = 2 * kTiles * 32;  // of the weights of 32 k
 constexpr int kDepths = 2;                     // of a group
 constexpr int kThreads = 256, kWarpPixels = 32, kPixels = kThreads / 32 * kWarpPixels;
-constexpr int kAhead = 5;  // steps of 32 k whose x a thread has asked for: 80 KB a block
+constexpr int kAhead = 5;  // steps of 32 k whose x is under way: 80 KB a block
 constexpr int kMostChannels = 512;
 constexpr int kSumPixels = 32, kSumParts = 2, kSumWarps = kKernel * kSumParts, kSumThreads = 32 * kSumWarps;
 constexpr size_t kSumBytes = sizeof(float) * kSumWarps * kSumPixels;
