@@ -16,7 +16,7 @@
 // Published shape, D = 16, 64x64, C = 144: 1.1 GFLOP; 19 MB of x and 0.26 MB of weights in, 6.4 MB of columns out and
 // in again. By count, in clocks of each of 128 blocks: 147 KB of x out of the L2 3500, beside it 2304 products of the
 // tensor cores 3600 and 2300 of reading weights from shared memory; 50 KB of columns 1200. The second kernel: 28 loads
-// a thread under way at once, 50 KB, 1800. 3.5 and 2 microseconds with their beginnings; bound by reading x.
+// a thread under way at once, 50 KB, 1500. 3.5 and 2 microseconds with their beginnings; bound by reading x.
 #pragma once
 
 #include "common/host_device.h"
@@ -34,6 +34,7 @@ constexpr int kDepths = 2;                     // of a group
 constexpr int kThreads = 256, kWarpPixels = 32, kPixels = kThreads / 32 * kWarpPixels;
 constexpr int kAhead = 5;  // steps of 32 k whose x is under way: 80 KB a block
 constexpr int kMostChannels = 512;
+constexpr int kSumAhead = 4;  // groups of which a warp of the second kernel loads its row of taps at once
 constexpr int kSumPixels = 32, kSumParts = 2, kSumWarps = kKernel * kSumParts, kSumThreads = 32 * kSumWarps;
 constexpr size_t kSumBytes = sizeof(float) * kSumWarps * kSumPixels;
 
@@ -189,24 +190,42 @@ __global__ void __launch_bounds__(kSumThreads) occlusion_sum_kernel(const __grid
   auto* parts = reinterpret_cast<float*>(shared_memory());
 
   let_next_kernel_start();
-  wait_for_kernel_before();
-  const int64_t pitch = column_pitch(size);
-  const float* columns = p.columns + (int64_t{image} * groups * kTaps + kh * kKernel) * pitch + h * p.width + w;
-  float sum = 0.f;
-#pragma unroll 4
-  for (int group = warp / kKernel; group < groups; group += kSumParts) {
-    const float* from = columns + group * kTaps * pitch;
+  const float bias = p.bias[0];
+  const int64_t pitch = column_pitch(size), next_tap = pitch + 1;
+  const int64_t next_group = kSumParts * kTaps * pitch - kKernel * next_tap;
+  const int64_t first_row = (int64_t{image} * groups + warp / kKernel) * kTaps + kh * kKernel;
+  const float* column = worked_out(p.columns + first_row * pitch + h * p.width + w);
+  bool inside[kKernel];
 #pragma unroll
-    for (int kw = 0; kw < kKernel; ++kw) {
-      if (in_row && 0 <= w + kw && w + kw < p.width) {
-        sum += from[kw * pitch + kw];
+  for (int kw = 0; kw < kKernel; ++kw) {
+    inside[kw] = in_row && 0 <= w + kw && w + kw < p.width;
+  }
+  wait_for_kernel_before();
+  float sum = 0.f;
+#pragma unroll 1
+  for (int group = warp / kKernel; group < groups; group += kSumParts * kSumAhead) {
+    float v[kSumAhead][kKernel];
+#pragma unroll
+    for (int i = 0; i < kSumAhead; ++i) {
+#pragma unroll
+      for (int kw = 0; kw < kKernel; ++kw) {
+        v[i][kw] = inside[kw] && group + i * kSumParts < groups ? *column : 0.f;
+        column += next_tap;
+      }
+      column += next_group;
+    }
+#pragma unroll
+    for (const auto& row : v) {
+#pragma unroll
+      for (const float value : row) {
+        sum += value;
       }
     }
   }
   parts[warp * kSumPixels + lane] = sum;
   __syncthreads();
   if (warp == 0 && exists) {
-    float logit = p.bias[0];
+    float logit = bias;
 #pragma unroll
     for (int i = 0; i < kSumWarps; ++i) {
       logit += parts[i * kSumPixels + lane];
