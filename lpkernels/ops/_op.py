@@ -184,12 +184,17 @@ def reference(function: Callable[..., Any]) -> Backend:
 
 
 def spacing(tensors: Sequence[torch.Tensor]) -> int:
-    """The elements that begin every pixel of the half-precision ``tensors`` at a multiple of them; 0: any number."""
+    """The elements that begin every pixel of the half-precision ``tensors`` at a multiple of them; 0: any number.
+
+    While a graph is traced tensors have no offset to ask for: what begins off such a multiple the kernel then refuses.
+    """
     steps: list[int] = []
+    placed = not torch.compiler.is_compiling()
     for tensor in tensors:
         if tensor.dtype in (torch.float16, torch.bfloat16):
             outer = zip(tensor.shape[:-1], tensor.stride()[:-1], strict=True)
-            steps += [int(tensor.storage_offset()), *(int(stride) for size, stride in outer if size > 1)]
+            steps += [int(stride) for size, stride in outer if size > 1]
+            steps += [int(tensor.storage_offset())] if placed else []
     return math.gcd(*steps)
 
 
