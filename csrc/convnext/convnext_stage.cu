@@ -1,6 +1,6 @@
 // convnext_stage on GPUs with clusters of blocks (sm_90, sm_100): one kernel for all images, or for one after the
-// other, where the GPU holds all of its blocks at once (convnext_stage.cuh); else the two halves of each block of the
-// network as kernels of their own.
+// other, where the GPU holds all of its blocks at once (convnext_stage.cuh); many images on Hopper as four kernels for
+// each block of the network (batched_block.cu); else its two halves as kernels of their own.
 #include "convnext/convnext_stage.cuh"
 
 #include "common/cuda.h"
@@ -13,6 +13,7 @@ namespace lpkernels::convnext {
 namespace {
 
 constexpr const char* kOp = "convnext_stage";
+constexpr int kManyImages = 4;  // from here on their products fill the GPU
 
 // Boxes of so many rows of the blocks' weights (blocks, rows, columns).
 CUtensorMap boxes(const Tensor& weight, int rows_of_box) {
@@ -95,6 +96,27 @@ bool run_as_one(ConvNextStage p, int batch, const Tensor& wide_weight, const Ten
   return held;
 }
 
+// Block after block of many images; y and h lie in p. Of two buffers in turn, of which the last block has y, each takes
+// a block's normed pixels and then its answer.
+void run_batched(ConvNextStage p, const Tensor& like_x, const Tensor& like_bias, cudaStream_t stream) {
+  const int wide = p.expand.outputs;
+  const Tensor other = torch::stable::new_empty(like_x, {p.batch, p.expand.height, p.expand.width, p.expand.channels});
+  const Tensor factors = torch::stable::new_empty(like_bias, {p.batch, wide});
+  const Tensor squares = torch::stable::new_empty(like_bias, {p.batch, tiles_of_many_images(p.expand, p.batch), wide});
+  p.expand.squares = static_cast<float*>(squares.data_ptr());
+  __half* const buffers[] = {p.project.y, static_cast<__half*>(other.data_ptr())};
+  const __half* x = p.expand.x;
+  for (int i = 0; i < p.blocks; ++i) {
+    DepthwiseLinear expand = p.expand_of(i);
+    GrnLinear project = p.project_of(i);
+    __half* const y = buffers[(p.blocks - 1 - i) % 2];
+    expand.x = project.residual = x;
+    project.y = y;
+    launch_batched_block(kOp, expand, project, y, static_cast<float*>(factors.data_ptr()), p.batch, stream);
+    x = y;
+  }
+}
+
 Tensor convnext_stage_cuda(const Tensor& x, const Tensor& taps, const Tensor& taps_bias, const Tensor& wide_weight,
                            const Tensor& wide_bias, const Tensor& gamma, const Tensor& weight, const Tensor& bias) {
   const Sizes in(kOp, x);
@@ -106,6 +128,10 @@ Tensor convnext_stage_cuda(const Tensor& x, const Tensor& taps, const Tensor& ta
   const Tensor h = torch::stable::new_empty(x, {in.batch, in.height, in.width, n});
   p.project.x = p.expand.h = static_cast<__half*>(h.data_ptr());
   p.project.y = static_cast<__half*>(y.data_ptr());
+  if (in.batch >= kManyImages && takes_many_images(in.channels, p.expand.outputs)) {
+    run_batched(p, x, bias, stream);
+    return y;
+  }
   for (p.batch = in.batch; p.batch > 0; p.batch = p.batch > 1 ? 1 : 0) {  // all at once, then one by one
     if (run_as_one(p, in.batch, wide_weight, weight, bias, stream)) {
       return y;

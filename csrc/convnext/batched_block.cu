@@ -1,0 +1,256 @@
+// A ConvNeXt V2 block of many images on Hopper, as four kernels that start while those before them drain:
+//
+//   a = layer norm(depthwise(x) + taps_bias)      depthwise_norm.cuh
+//   h = gelu(a W1^T + bias1), squares             a 1x1 convolution (hopper/conv.cuh), sums of squares by tile
+//   factors = 1 + gamma * norms                   grn_factors.cuh
+//   y = (h * factors) W2^T + bias2 + x            a 1x1 convolution that scales h on its way to the tensor cores
+//
+// Layouts: as the ops have them, pixels channels-last; squares (B, tiles, N), tiles of 128 pixels of an image or 64 of
+// each of two (hopper/image_tile.h). Of 8 published images a product has 2.4 GFLOP in each stage, 4 microseconds of
+// tensor cores; h is 25, 13, 6 and 3 MB, which stay in the L2. Bound by the GELU of 12.6 million values in the first
+// stage (6 microseconds at 20 instructions each), half as many in each further one; by h on its way through shared
+// memory, three times, in the second product; else by latency: three to five rounds of it a kernel.
+#include "common/cuda.h"
+#include "common/kernel_table.h"
+#include "convnext/depthwise_conv.cuh"
+#include "convnext/depthwise_norm.cuh"
+#include "convnext/grn_factors.cuh"
+#include "convnext/grn_norms.cuh"
+#include "convnext/launch.h"
+#include "convnext/polynomial_gelu.h"
+#include "hopper/column_squares.cuh"
+#include "hopper/epilogue.cuh"
+#include "hopper/scaled_loop.cuh"
+
+namespace lpkernels::convnext {
+namespace {
+
+using hopper::ConvBlock;
+using hopper::ConvShape;
+using hopper::HalfBits;
+using hopper::Pixel;
+
+// What both products' epilogues share: a bias for each output, pixels of y next to each other.
+struct BiasedRows {
+  static constexpr int kValues = 1;
+
+  template <class Params>
+  __device__ static void values(const Params& params, const ConvShape&, const ConvBlock&, int output,
+                                float (&values)[kValues]) {
+    values[0] = __ldg(params.bias + output);
+  }
+
+  __device__ static int64_t place(const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
+    return index_in_y(shape, block, at) * shape.outputs;
+  }
+};
+
+struct Expand : BiasedRows {
+  struct Params {
+    const float* bias;
+    __half* h;
+    float* squares;
+  };
+  struct Row {
+    __half* h;
+  };
+  static constexpr bool kReads = false;
+
+  template <class Config>
+  static constexpr size_t own_bytes() {
+    return hopper::squares_bytes<Config>();
+  }
+
+  __device__ static Row row(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
+    return {params.h + place(shape, block, at)};
+  }
+
+  __device__ static const __half* address(const Params&, const Row&) { return nullptr; }
+
+  // Leaves h as it was rounded in v, whose squares are added up.
+  template <class Config, int Width>
+  __device__ static void apply(const Params&, const ConvShape&, const Row& row, int output, const float* values,
+                               const HalfBits<Width>&, float (&v)[Width]) {
+    float bias[Width];
+    hopper::load_vector(values, bias);
+    HalfBits<Width> bits;
+    auto* pairs = reinterpret_cast<__half2*>(&bits);
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < Width / 2; ++i) {
+      pairs[i] =
+          __floats2half2_rn(polynomial_gelu(v[2 * i] + bias[2 * i]), polynomial_gelu(v[2 * i + 1] + bias[2 * i + 1]));
+    }
+    *reinterpret_cast<HalfBits<Width>*>(row.h + output) = bits;
+    hopper::to_floats<Width>(bits, v);
+  }
+
+  template <class Config, int Width, class Accumulator>
+  __device__ static void finish(const Params& params, const ConvShape& shape, const ConvBlock& block,
+                                const Accumulator& acc, int thread, unsigned char* memory) {
+    hopper::column_squares<Config, Width>(shape, block, acc, thread, memory, params.squares);
+  }
+};
+
+struct Project : BiasedRows {
+  struct Params {
+    const float* bias;
+    const __half* residual;
+    __half* y;
+  };
+  struct Row {
+    const __half* residual;
+    __half* y;
+  };
+  static constexpr bool kReads = true;
+
+  template <class Config>
+  static constexpr size_t own_bytes() {
+    return 0;
+  }
+
+  __device__ static Row row(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
+    const int64_t own = place(shape, block, at);
+    return {params.residual + own, params.y + own};
+  }
+
+  __device__ static const __half* address(const Params&, const Row& row) { return row.residual; }
+
+  template <class Config, int Width>
+  __device__ static void apply(const Params&, const ConvShape&, const Row& row, int output, const float* values,
+                               const HalfBits<Width>& read, float (&v)[Width]) {
+    float bias[Width], residual[Width];
+    hopper::load_vector(values, bias);
+    hopper::to_floats<Width>(read, residual);
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < Width; ++i) {
+      v[i] += bias[i] + residual[i];
+    }
+    hopper::store_vector(row.y + output, v);
+  }
+
+  template <class Config, int Width, class Accumulator>
+  __device__ static void finish(const Params&, const ConvShape&, const ConvBlock&, const Accumulator&, int,
+                                unsigned char*) {}
+};
+
+using ExpandEpilogue = hopper::PixelEpilogue<Expand, 8>;
+using ProjectEpilogue = hopper::PixelEpilogue<Project, 8>;
+using Expand128 = hopper::BoxLoop<hopper::ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>>;
+using Expand192 = hopper::BoxLoop<hopper::ConvConfig</*BlockM=*/128, /*BlockN=*/192, /*Stages=*/5>>;
+using Project96 = hopper::ScaledBoxLoop<
+    hopper::ConvConfig</*BlockM=*/128, /*BlockN=*/96, /*Stages=*/7, /*Channels=*/0, /*Clusters=*/true>>;
+
+// A linear layer of all images' pixels as a 1x1 convolution.
+ConvShape linear_shape(int images, int height, int width, int channels, int outputs) {
+  ConvShape shape{.batch = 1,
+                  .depth = images,
+                  .height = height,
+                  .width = width,
+                  .channels = channels,
+                  .outputs = outputs,
+                  .taps_d = 1,
+                  .taps_h = 1,
+                  .taps_w = 1,
+                  .permuted = true};
+  hopper::set_image_tile(shape);
+  return shape;
+}
+
+ConvShape expand_shape(const DepthwiseLinear& p, int images) {
+  return linear_shape(images, p.height, p.width, p.channels, p.outputs);
+}
+
+// The columns that the multiprocessors with the most pieces of work have, one piece after the other.
+int columns_in_turn(const ConvShape& shape, int block_n) {
+  return hopper::ceil_div(hopper::blocks(shape, block_n), hopper::multiprocessors()) * block_n;
+}
+
+template <class... Parameters>
+void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
+            cudaStream_t stream, Parameters... parameters) {
+  launch_clusters(op, kernel, grid, threads, shared_bytes, 1, stream, parameters...);
+}
+
+}  // namespace
+
+bool takes_many_images(int channels, int wide) {
+#ifdef LPKERNELS_SM90A
+  int major = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, hopper::current_device());
+  return major == 9 && channels % 32 == 0 && channels <= DepthwiseNormTile<4, 6>::kMostChannels &&
+         wide % hopper::kBoxChannels == 0 && wide <= FactorsMemory::kMostDepth;
+#else
+  return false;
+#endif
+}
+
+int tiles_of_many_images(const DepthwiseLinear& p, int images) {
+  return tiles_of_image(expand_shape(p, images));
+}
+
+void launch_batched_block(const char* op, const DepthwiseLinear& expand, const GrnLinear& project, __half* a,
+                          float* factors, int images, cudaStream_t stream) {
+  DepthwiseNorm depthwise{.x = expand.x,
+                          .taps = expand.taps,
+                          .taps_bias = expand.taps_bias,
+                          .a = a,
+                          .height = expand.height,
+                          .width = expand.width,
+                          .channels = expand.channels};
+  with_depthwise_norm(expand.channels, [&](auto tile) {
+    using Tile = decltype(tile);
+    Tile::lay_out(depthwise);
+    launch(op, &depthwise_norm_kernel<Tile>, dim3(Tile::tiles(depthwise), images), Tile::kThreads,
+           Tile::shared_bytes(depthwise), stream, depthwise);
+  });
+  const ConvShape wide = expand_shape(expand, images);
+  const Expand::Params expanded{.bias = expand.bias, .h = expand.h, .squares = expand.squares};
+  if (columns_in_turn(wide, 192) <= columns_in_turn(wide, 128)) {
+    hopper::launch_conv<Expand192, ExpandEpilogue>(a, wide.channels, expand.weight, wide, expanded, stream);
+  } else {
+    hopper::launch_conv<Expand128, ExpandEpilogue>(a, wide.channels, expand.weight, wide, expanded, stream);
+  }
+  const GrnFactors grn{.squares = expand.squares,
+                       .gamma = project.gamma,
+                       .factors = factors,
+                       .rows = tiles_of_image(wide),
+                       .depth = project.depth};
+  launch(op, &grn_factors_kernel, dim3(images), FactorsMemory::kThreads, FactorsMemory::kBytes, stream, grn);
+  ConvShape narrow = linear_shape(images, expand.height, expand.width, project.depth, project.outputs);
+  narrow.scales = factors;
+  narrow.split = hopper::split_for<Project96, ProjectEpilogue>(narrow);
+  const Project::Params projected{.bias = project.bias, .residual = project.residual, .y = project.y};
+  hopper::launch_conv<Project96, ProjectEpilogue>(project.x, narrow.channels, project.weight, narrow, projected,
+                                                  stream);
+}
+
+namespace {
+
+// Shared memory for the published stage of so many channels.
+template <class Tile>
+RegisterKernel registered(const char* name, int channels, int height) {
+  DepthwiseNorm p{.x = nullptr,
+                  .taps = nullptr,
+                  .taps_bias = nullptr,
+                  .a = nullptr,
+                  .height = height,
+                  .width = height,
+                  .channels = channels};
+  Tile::lay_out(p);
+  return RegisterKernel(
+      {name, reinterpret_cast<const void*>(&depthwise_norm_kernel<Tile>), Tile::kThreads, Tile::shared_bytes(p)});
+}
+
+const RegisterKernel kernels[] = {
+    registered<DepthwiseNormTile<8, 1>>("depthwise_norm<96>", 96, 64),
+    registered<DepthwiseNormTile<8, 2>>("depthwise_norm<192>", 192, 32),
+    registered<DepthwiseNormTile<8, 3>>("depthwise_norm<384>", 384, 16),
+    registered<DepthwiseNormTile<4, 6>>("depthwise_norm<768>", 768, 8),
+    RegisterKernel({"grn_factors", reinterpret_cast<const void*>(&grn_factors_kernel), FactorsMemory::kThreads,
+                    FactorsMemory::kBytes}),
+    RegisterKernel(hopper::conv_entry<Expand128, ExpandEpilogue>("linear_gelu<128x128>")),
+    RegisterKernel(hopper::conv_entry<Expand192, ExpandEpilogue>("linear_gelu<128x192>")),
+    RegisterKernel(hopper::conv_entry<Project96, ProjectEpilogue>("scaled_linear<128x96>"))};
+
+}  // namespace
+}  // namespace lpkernels::convnext
