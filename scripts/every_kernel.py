@@ -83,9 +83,9 @@ def block(side: tuple[int, int], channels: int) -> Tensor:
     return ops.grn_linear(h, squares, floats(wide), weight(channels, wide), floats(channels), x)
 
 
-def stage(side: tuple[int, int], channels: int, blocks: int = 2) -> Tensor:
-    """ConvNeXt blocks in one kernel."""
-    x, wide = halves(1, *side, channels), 4 * channels
+def stage(side: tuple[int, int], channels: int, blocks: int = 2, images: int = 1) -> Tensor:
+    """ConvNeXt blocks in one kernel; of more than three images in four each."""
+    x, wide = halves(images, *side, channels), 4 * channels
     first = floats(blocks, 7, 7, channels), floats(blocks, channels), weight(blocks, wide, channels)
     second = floats(blocks, wide), weight(blocks, channels, wide), floats(blocks, channels)
     return ops.convnext_stage(x, *first, floats(blocks, wide), *second)
@@ -160,6 +160,10 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "a stage of one kernel, 192 channels": lambda: stage((9, 12), 192),
     "a stage of one kernel, 384 channels": lambda: stage((8, 9), 384),
     "a stage of one kernel, 768 channels": lambda: stage((8, 8), 768),
+    "a stage of many images, 96 channels": lambda: stage((17, 16), 96, images=5),
+    "a stage of many images, 192 channels": lambda: stage((9, 12), 192, images=4),
+    "a stage of many images, 384 channels": lambda: stage((8, 9), 384, images=5),
+    "a stage of many images, 768 channels": lambda: stage((8, 8), 768, images=5),
     "a block of the first stage": lambda: block((17, 16), 96),
     "a block of the last stage": lambda: block((8, 8), 768),
 }

@@ -65,7 +65,7 @@ struct DepthwiseNormTile {
       const bool exists = static_cast<unsigned>(y) < static_cast<unsigned>(p.height) &&
                           static_cast<unsigned>(x) < static_cast<unsigned>(p.width);
       copy_async(halo + row * kRowPitch + column * kPixelPitch + channel,
-                 from + (exists ? (y * p.width + x) * p.channels : 0), exists);
+                 from + (exists ? (int64_t{y} * p.width + x) * p.channels : 0), exists);
     }
     commit_copies();
   }

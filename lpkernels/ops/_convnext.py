@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lpkernels.ops import _conv
-from lpkernels.ops._op import Backend, Signature, reference
+from lpkernels.ops._op import Backend, Signature, reference, why_not_hopper
 
 VECTOR = 8  # halves in 16 bytes
 
@@ -23,6 +23,11 @@ def no_tensor_cores(signature: Signature) -> str | None:
     if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
         return "Triton has no tensor-core products for GPUs before compute capability 8.0; PyTorch has"
     return None
+
+
+def no_hopper() -> str | None:
+    """Why kernels made for Hopper alone cannot run on the current GPU."""
+    return why_not_hopper() if torch.cuda.is_available() else None
 
 
 def cuda_refuses(most: int, weight: int = 3, multiple: int = VECTOR) -> Callable[[Signature], str | None]:

@@ -149,7 +149,7 @@ def native(
             return error
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op_name}", device_type.upper()):
             return f"the op library was built without {device_type.upper()}"
-        return _why_not_hopper() if hopper else _why_not_clusters() if clusters else None
+        return why_not_hopper() if hopper else _why_not_clusters() if clusters else None
 
     def run(*args: Any) -> Any:
         return getattr(torch.ops.lpkernels, op_name)(*args)
@@ -244,7 +244,8 @@ def _why_not_triton(device_type: str) -> str | None:
     return None if capability >= (7, 5) else "needs compute capability 7.5, this is {}.{}".format(*capability)
 
 
-def _why_not_hopper() -> str | None:
+def why_not_hopper() -> str | None:
+    """Why the current GPU cannot run kernels made for Hopper alone."""
     if os.environ.get(NO_HOPPER) == "1":
         return f"{NO_HOPPER}=1"
     capability = torch.cuda.get_device_capability()

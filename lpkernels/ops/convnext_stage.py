@@ -13,7 +13,8 @@ from lpkernels.ops._op import Op, Signature, native, triton_kernel
 from lpkernels.ops.depthwise_linear import KERNEL, MOST_CHANNELS
 from lpkernels.ops.grn_linear import MOST_CHANNELS as MOST_WIDTH
 
-MOST_IMAGES = 3  # of the CUDA kernel, which takes one after the other; Triton's are faster from 4 on
+MOST_IMAGES = 3  # of the CUDA kernel of a stage, which takes one after the other; those of many are faster from 4 on
+MANY_IMAGES_MULTIPLES = 32, 64  # of C and K, where the kernels are those of many images
 
 
 def _fake(x: Tensor, *weights: Tensor) -> Tensor:
@@ -22,14 +23,17 @@ def _fake(x: Tensor, *weights: Tensor) -> Tensor:
 
 def _cuda_refuses(signature: Signature) -> str | None:
     (shape, dtype), (_, wide, channels) = signature[0], signature[3][0]
+    multiples = _convnext.VECTOR, _convnext.VECTOR
     if shape[0] > MOST_IMAGES:
-        return f"made for at most {MOST_IMAGES} images, Triton's kernels are faster for more; got {shape[0]}"
-    in_vectors = channels % _convnext.VECTOR == 0 and wide % _convnext.VECTOR == 0
-    if dtype == torch.float16 and in_vectors and channels <= MOST_CHANNELS and wide <= MOST_WIDTH:
+        if reason := _convnext.no_hopper():
+            return f"made for at most {MOST_IMAGES} images on this GPU, for more it {reason}; got {shape[0]}"
+        multiples = MANY_IMAGES_MULTIPLES
+    fits = channels % multiples[0] == 0 and wide % multiples[1] == 0
+    if dtype == torch.float16 and fits and channels <= MOST_CHANNELS and wide <= MOST_WIDTH:
         return None
     return (
-        f"made for float16, C and K in multiples of {_convnext.VECTOR}, at most {MOST_CHANNELS} and {MOST_WIDTH}; "
-        f"got {dtype}, {channels}, {wide}"
+        f"made for float16, C and K of {shape[0]} images in multiples of {multiples[0]} and {multiples[1]}, at most "
+        f"{MOST_CHANNELS} and {MOST_WIDTH}; got {dtype}, {channels}, {wide}"
     )
 
 
@@ -68,7 +72,7 @@ def convnext_stage(
 
     Where the layer norm's affine and GRN's beta have gone, those two ops say. On GPUs with thread-block clusters that
     hold all of its blocks at once (of an image of the published stages, on 132 multiprocessors) it is one kernel for
-    an image, up to three images.
+    an image, up to three images; for more images on Hopper four kernels for each of the N blocks.
 
     Args:
         x: (B, H, W, C), channels-last, float16, bfloat16 or float32.

@@ -30,12 +30,17 @@ def depthwise_linear_in(
     compute: torch.dtype, x: Tensor, taps: Tensor, taps_bias: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The same in the dtype ``compute``; the sums are float32 at least."""
+    a = depthwise_norm_in(compute, x, taps, taps_bias)
+    h = F.gelu(F.linear(a, weight.to(compute), bias.to(compute)))
+    return h, sums_of_squares(h, tile_height(*x.shape[1:]))
+
+
+def depthwise_norm_in(compute: torch.dtype, x: Tensor, taps: Tensor, taps_bias: Tensor) -> Tensor:
+    """a, what the linear layer takes, in the dtype ``compute``."""
     kernels = taps.to(compute).permute(2, 0, 1).unsqueeze(1)
     planes = x.to(compute).permute(0, 3, 1, 2)
     v = F.conv2d(planes, kernels, taps_bias.to(compute), padding=taps.shape[0] // 2, groups=x.shape[3])
-    a = normalized(v.permute(0, 2, 3, 1))
-    h = F.gelu(F.linear(a, weight.to(compute), bias.to(compute)))
-    return h, sums_of_squares(h, tile_height(*x.shape[1:]))
+    return normalized(v.permute(0, 2, 3, 1))
 
 
 def sums_of_squares(h: Tensor, rows: int) -> Tensor:

@@ -18,7 +18,11 @@ def grn_linear_in(
     compute: torch.dtype, x: Tensor, squares: Tensor, gamma: Tensor, weight: Tensor, bias: Tensor, residual: Tensor
 ) -> Tensor:
     """The same in the dtype ``compute``; norms and their mean are float32 at least."""
-    norms = squares.sum(1).sqrt()
-    factor = 1 + gamma * (norms / (norms.mean(1, keepdim=True) + EPSILON))
-    scaled = x.to(compute) * factor[:, None, None, :].to(compute)
+    scaled = x.to(compute) * grn_factors(squares, gamma)[:, None, None, :].to(compute)
     return F.linear(scaled, weight.to(compute), bias.to(compute)) + residual.to(compute)
+
+
+def grn_factors(squares: Tensor, gamma: Tensor) -> Tensor:
+    """What each channel of each image is multiplied by: (B, K)."""
+    norms = squares.sum(1).sqrt()
+    return 1 + gamma * (norms / (norms.mean(1, keepdim=True) + EPSILON))

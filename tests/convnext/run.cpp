@@ -6,8 +6,11 @@
 #include <string>
 
 #include "convnext/convnext_stage.cuh"
+#include "convnext/depthwise_norm.cuh"
+#include "convnext/grn_factors.cuh"
 #include "convnext/norm_downsample.cuh"
 #include "convnext/patch_norm.cuh"
+#include "convnext/polynomial_gelu.h"
 #include "convnext/pool_norm_linear.cuh"
 #include "warp/occlusion_head.cuh"
 
@@ -113,6 +116,38 @@ void convnext_stage(int batch, int height, int width, int channels, int blocks) 
   write(y);
 }
 
+void depthwise_norm(int batch, int height, int width, int channels, int) {
+  const size_t values = size_t{1} * batch * height * width * channels;
+  auto x = read<__half>(values);
+  auto taps = read<float>(size_t{1} * kTaps * kTaps * channels), taps_bias = read<float>(channels);
+  Array<__half> a(values);
+  DepthwiseNorm p{x.data(), taps.data(), taps_bias.data(), a.data(), height, width, channels};
+  with_depthwise_norm(channels, [&](auto tile) {
+    using Tile = decltype(tile);
+    Tile::lay_out(p);
+    const Index grid{static_cast<unsigned>(Tile::tiles(p)), static_cast<unsigned>(batch), 1};
+    emulated::launch(&depthwise_norm_kernel<Tile>, grid, Tile::kThreads, Tile::shared_bytes(p), 1, p);
+  });
+  write(a);
+}
+
+void grn_factors(int batch, int rows, int depth, int, int) {
+  auto squares = read<float>(size_t{1} * batch * rows * depth), gamma = read<float>(depth);
+  Array<float> factors(size_t{1} * batch * depth);
+  const GrnFactors p{squares.data(), gamma.data(), factors.data(), rows, depth};
+  const Index grid{static_cast<unsigned>(batch), 1, 1};
+  emulated::launch(&grn_factors_kernel, grid, FactorsMemory::kThreads, FactorsMemory::kBytes, 1, p);
+  write(factors);
+}
+
+void gelu(int count, int, int, int, int) {
+  auto v = read<float>(count);
+  for (int i = 0; i < count; ++i) {
+    v.data()[i] = polynomial_gelu(v.data()[i]);
+  }
+  write(v);
+}
+
 void norm_downsample(int batch, int height, int width, int channels, int outputs) {
   auto x = read<__half>(size_t{1} * batch * height * width * channels);
   auto weight = read<__half>(size_t{4} * outputs * channels);
@@ -193,10 +228,13 @@ void pool_norm_linear(int batch, int height, int width, int channels, int output
 const std::map<std::string, void (*)(int, int, int, int, int)> kOps = {
     {"convnext_stage", &convnext_stage},
     {"depthwise_linear", &depthwise_linear},
+    {"depthwise_norm", &depthwise_norm},
+    {"gelu", &gelu},
+    {"grn_factors", &grn_factors},
     {"grn_linear", &grn_linear},
     {"norm_downsample", &norm_downsample},
-    {"occlusion_head", &occlusion_head<0>},
     {"occlusion_head of a slice", &occlusion_head<24>},
+    {"occlusion_head", &occlusion_head<0>},
     {"patch_norm of bytes", &patch_norm<uint8_t, false>},
     {"patch_norm of floats in planes", &patch_norm<float, true>},
     {"pool_norm_linear", &pool_norm_linear}};

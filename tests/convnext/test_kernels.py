@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from lpkernels import ref
+from lpkernels.ref.depthwise_linear import depthwise_norm_in
+from lpkernels.ref.grn_linear import grn_factors
 from tests.ops import contract
 from tests.ops.test_convnext_stage import make_inputs as stage_inputs
 from tests.ops.test_depthwise_linear import make_inputs as depthwise_inputs
@@ -130,6 +132,46 @@ def test_convnext_stage(kernels: Path, shape: tuple[int, ...]) -> None:
     truth, own = ref.convnext_stage(*[tensor.double() for tensor in inputs]), ref.convnext_stage_in(HALF, *inputs)
     y = torch.frombuffer(run(kernels, "convnext_stage", shape, inputs), dtype=HALF).reshape(truth.shape)
     assert_within_pytorchs_own_error(y, own, truth)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1, 8),
+        (2, 3, 17, 32),
+        (1, 18, 9, 96),  # tiles of eight rows, three in a column
+        (2, 5, 8, 192),  # of four
+        (1, 3, 11, 320),  # of two
+        (2, 2, 6, 768),  # of one, four columns
+    ],
+)
+@pytest.mark.parametrize("mean", [0.0, 32.0])
+def test_depthwise_norm(kernels: Path, shape: tuple[int, ...], mean: float) -> None:
+    inputs = depthwise_inputs((*shape, 8), HALF)[:3]
+    inputs[2] += mean
+    truth = depthwise_norm_in(torch.float64, *[tensor.double() for tensor in inputs])
+    a = torch.frombuffer(run(kernels, "depthwise_norm", (*shape, 0), inputs), dtype=HALF).reshape(truth.shape)
+    assert contract.relative_error(a, truth) <= 1.01 * contract.relative_error(truth.half(), truth)  # rounded once
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 64), (2, 5, 384), (3, 2, 1536), (2, 1, 3072), (1, 40, 128)])
+def test_grn_factors(kernels: Path, shape: tuple[int, int, int]) -> None:
+    batch, rows, depth = shape
+    generator = torch.Generator().manual_seed(0)
+    squares = torch.rand(batch, rows, depth, generator=generator)
+    gamma = torch.randn(depth, generator=generator)
+    answer = run(kernels, "grn_factors", (*shape, 0, 0), (squares, gamma))
+    factors = torch.frombuffer(answer, dtype=torch.float32).reshape(batch, depth)
+    torch.testing.assert_close(factors.double(), grn_factors(squares.double(), gamma.double()), rtol=2e-6, atol=2e-6)
+
+
+def test_polynomial_gelu(kernels: Path) -> None:
+    near, far = torch.linspace(-8, 8, 100_001), torch.tensor([0.0, 20.0, 1e3, 3e4, 1e38])
+    v = torch.cat([near, far, -far])
+    answer = torch.frombuffer(run(kernels, "gelu", (v.numel(), 0, 0, 0, 0), (v,)), dtype=torch.float32)
+    truth = torch.nn.functional.gelu(v.double())
+    assert (answer - truth).abs()[: near.numel()].max() < 4e-5
+    assert torch.equal(answer[near.numel() :].double(), truth[near.numel() :])
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,21 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program walk.cpp, compiled."""
+    return compiled("walk", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program images.cpp, compiled."""
+    return compiled("images", tmp_path_factory)
+
+
+def compiled(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
         pytest.skip("no C++ compiler")
-    program = tmp_path_factory.mktemp("walk") / "walk"
-    source = Path(__file__).with_name("walk.cpp")
+    program = tmp_path_factory.mktemp(name) / name
+    source = Path(__file__).with_name(f"{name}.cpp")
     subprocess.run([compiler, "-std=c++20", "-O2", f"-I{ROOT / 'csrc'}", source, "-o", program], check=True)
     return program
 
@@ -110,6 +120,22 @@ def test_from_classes(walk: Path, outputs: int, height: int, width: int, tile: d
     expected = conv3d(classes[:, :, rows][:, :, :, columns], original)
     weight = phases_of(original, FROM)
     assert torch.equal(run(walk, classes, weight, FROM_CLASSES, block_n=64, **tile), expected)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(8, 8, 8), (4, 16, 16), (2, 64, 64), (5, 3, 7), (3, 1, 1), (2, 9, 10), (2, 5, 33), (1, 20, 130), (3, 70, 1)],
+)
+def test_tiles_of_images(images: Path, sizes: tuple[int, int, int]) -> None:
+    done = subprocess.run([images, *map(str, sizes)], capture_output=True, text=True, check=True)
+    first, *rows = done.stdout.splitlines()
+    tiles, pixels = int(first), [tuple(map(int, row.split())) for row in rows]
+    batch, height, width = sizes
+    assert sorted(pixel[:3] for pixel in pixels) == [
+        (b, h, w) for b in range(batch) for h in range(height) for w in range(width)
+    ]
+    assert all(image == of_warpgroup == sums // tiles for image, _, _, of_warpgroup, sums in pixels)
+    assert {sums for *_, sums in pixels} == set(range(batch * tiles))
 
 
 def enlarged(x: Tensor, scale: int) -> Tensor:

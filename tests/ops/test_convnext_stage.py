@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lpkernels import ops, ref
 from lpkernels.models.convnextv2 import Block
+from lpkernels.ops import _convnext
 from tests.ops import contract, convnext
 
 SMALL = [(1, 3, 5, 16, 2), (2, 9, 2, 10, 1), (1, 1, 1, 5, 3)]  # batch, height, width, channels, blocks
@@ -19,6 +20,16 @@ ODD = [
     (3, 48, 40, 96, 3),  # more than a GPU holds at once: image by image
     (1, 80, 80, 384, 1),  # one image is: two kernels a block
     (2, 7, 9, 768, 2),
+]
+MANY = [  # images, more than are taken one after the other; four kernels a block
+    *[(images, *stage, 2) for images in (4, 5, 8) for stage in convnext.STAGES],
+    (5, 7, 9, 32, 3),  # both of the buffers in turn; tiles of one image
+    (5, 3, 7, 64, 2),  # of two, of which the last has one
+    (4, 1, 1, 128, 1),
+    (6, 13, 130, 96, 1),  # rows of more than a tile
+    (7, 20, 17, 160, 2),
+    (4, 9, 10, 704, 1),
+    (9, 33, 5, 384, 1),
 ]
 HALVES = [torch.float16, torch.bfloat16]  # Triton; the CUDA kernels are of float16
 NAMES = ("x", "taps", "taps_bias", "wide_weight", "wide_bias", "gamma", "weight", "bias")
@@ -109,9 +120,28 @@ def test_triton_opcheck_and_compile() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("shape", [*PUBLISHED, *ODD])
+@pytest.mark.parametrize("shape", [*PUBLISHED, *ODD, *MANY])
 def test_half_within_pytorchs_own_error(shape: tuple[int, ...]) -> None:
     inputs = make_inputs(shape, torch.float16, "cuda")
+    with convnext.only("convnext_stage", "cuda", inputs):
+        convnext.check_half(ops.convnext_stage, ref.convnext_stage_in, inputs, torch.float16)
+
+
+@pytest.mark.gpu
+def test_images_do_not_depend_on_each_other() -> None:
+    """Of many images, each has the answer it has among others: sums and factors are its own."""
+    inputs = make_inputs((6, 8, 8, 64, 2), torch.float16, "cuda")
+    with convnext.only("convnext_stage", "cuda", inputs):
+        together = ops.convnext_stage(*inputs)
+        order = [3, 5, 0, 4]
+        assert torch.equal(ops.convnext_stage(inputs[0][order].contiguous(), *inputs[1:]), together[order])
+
+
+@pytest.mark.gpu
+def test_pixels_far_from_zero_of_many_images() -> None:
+    """What the depthwise convolution gives has a mean over its channels of 20 times their deviation."""
+    inputs = make_inputs((4, 16, 16, 96, 1), torch.float16, "cuda")
+    inputs[2] += 32
     with convnext.only("convnext_stage", "cuda", inputs):
         convnext.check_half(ops.convnext_stage, ref.convnext_stage_in, inputs, torch.float16)
 
@@ -125,7 +155,7 @@ def test_triton_within_pytorchs_own_error(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("shape", [*PUBLISHED, ODD[3], ODD[4]])
+@pytest.mark.parametrize("shape", [*PUBLISHED, ODD[3], ODD[4], *MANY[-8:]])
 def test_repeatable_streams_and_graphs(shape: tuple[int, ...]) -> None:
     convnext.check_gpu(ops.convnext_stage, make_inputs(shape, torch.float16, "cuda"))
 
@@ -147,8 +177,9 @@ def test_on_two_streams_at_once() -> None:
 
 
 @pytest.mark.gpu
-def test_opcheck_of_the_cuda_kernel() -> None:
-    inputs = make_inputs((2, 5, 9, 56, 2), torch.float16, "cuda")
+@pytest.mark.parametrize("shape", [(2, 5, 9, 56, 2), (4, 5, 9, 64, 2)])
+def test_opcheck_of_the_cuda_kernel(shape: tuple[int, ...]) -> None:
+    inputs = make_inputs(shape, torch.float16, "cuda")
     with convnext.only("convnext_stage", "cuda", inputs):
         contract.check_opcheck(torch.ops.lpkernels.convnext_stage, inputs)
         contract.check_compile(convnext.tupled(ops.convnext_stage), inputs)
@@ -161,7 +192,20 @@ def test_what_the_cuda_kernel_refuses(channels: int) -> None:
     wrong = convnext.signature(make_inputs((1, 2, 2, channels, 1), torch.float16))
     assert f"{channels}, {4 * channels}" in str(refuses(wrong))
     assert "float32" in str(refuses(convnext.signature(make_inputs((1, 2, 2, 16, 1), torch.float32))))
-    assert "at most 3 images" in str(refuses(convnext.signature(make_inputs((4, 2, 2, 16, 1), torch.float16))))
+
+
+def test_what_the_cuda_kernels_of_many_images_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuses = ops.registry()["convnext_stage"].backends["cuda"].refuses
+
+    def reason(images: int, channels: int) -> str | None:
+        return refuses(convnext.signature(make_inputs((images, 2, 2, channels, 1), torch.float16)))
+
+    monkeypatch.setattr(_convnext, "no_hopper", lambda: None)
+    assert reason(4, 32) is None
+    assert "multiples of 32 and 64, at most 768 and 3072; got torch.float16, 48, 192" in str(reason(4, 48))
+    monkeypatch.setattr(_convnext, "no_hopper", lambda: "needs a Hopper GPU")
+    assert reason(3, 32) is None
+    assert "at most 3 images on this GPU, for more it needs a Hopper GPU; got 4" in str(reason(4, 32))
 
 
 def test_gradients_are_refused() -> None:
