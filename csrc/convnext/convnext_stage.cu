@@ -1,11 +1,12 @@
 // convnext_stage on GPUs with clusters of blocks (sm_90, sm_100): one kernel for all images, or for one after the
 // other, where the GPU holds all of its blocks at once (convnext_stage.cuh); many images on Hopper as four kernels for
-// each block of the network (batched_block.cu); else its two halves as kernels of their own.
+// each block of the network (batched_block.cuh); else its two halves as kernels of their own.
 #include "convnext/convnext_stage.cuh"
 
 #include "common/cuda.h"
 #include "common/kernel_table.h"
 #include "convnext/arguments.h"
+#include "convnext/batched_block.cuh"
 #include "convnext/launch.h"
 #include "hopper/tensor_map.h"
 
@@ -169,6 +170,30 @@ const RegisterKernel kernels[] = {registered<Stage96>("convnext_stage<96>", publ
                                   registered<Stage192>("convnext_stage<192>", published_bytes(32, 192)),
                                   registered<Stage384>("convnext_stage<384>", published_bytes(16, 384)),
                                   registered<Stage768>("convnext_stage<768>", published_bytes(8, 768))};
+
+template <class Tile>
+RegisterKernel registered(const char* name, int side, int channels) {
+  DepthwiseNorm p{.x = nullptr,
+                  .taps = nullptr,
+                  .taps_bias = nullptr,
+                  .a = nullptr,
+                  .height = side,
+                  .width = side,
+                  .channels = channels};
+  Tile::lay_out(p);
+  return RegisterKernel(
+      {name, reinterpret_cast<const void*>(&depthwise_norm_kernel<Tile>), Tile::kThreads, Tile::shared_bytes(p)});
+}
+const RegisterKernel kernels_of_many_images[] = {
+    registered<DepthwiseNormTile<8, 1>>("depthwise_norm<96>", 64, 96),
+    registered<DepthwiseNormTile<8, 2>>("depthwise_norm<192>", 32, 192),
+    registered<DepthwiseNormTile<8, 3>>("depthwise_norm<384>", 16, 384),
+    registered<DepthwiseNormTile<4, 6>>("depthwise_norm<768>", 8, 768),
+    RegisterKernel({"grn_factors", reinterpret_cast<const void*>(&grn_factors_kernel), FactorsMemory::kThreads,
+                    FactorsMemory::kBytes}),
+    RegisterKernel(hopper::conv_entry<Expand128, ExpandEpilogue>("linear_gelu<128x128>")),
+    RegisterKernel(hopper::conv_entry<Expand192, ExpandEpilogue>("linear_gelu<128x192>")),
+    RegisterKernel(hopper::conv_entry<Project96, ProjectEpilogue>("scaled_linear<128x96>"))};
 
 }  // namespace
 }  // namespace lpkernels::convnext

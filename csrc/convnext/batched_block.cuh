@@ -10,20 +10,18 @@
 // tensor cores; h is 25, 13, 6 and 3 MB, which stay in the L2. Bound by the GELU of 12.6 million values in the first
 // stage (6 microseconds at 20 instructions each), half as many in each further one; by h on its way through shared
 // memory, three times, in the second product; else by latency: three to five rounds of it a kernel.
-#include "common/cuda.h"
-#include "common/kernel_table.h"
+#pragma once
+
 #include "convnext/depthwise_conv.cuh"
 #include "convnext/depthwise_norm.cuh"
 #include "convnext/grn_factors.cuh"
 #include "convnext/grn_norms.cuh"
-#include "convnext/launch.h"
 #include "convnext/polynomial_gelu.h"
 #include "hopper/column_squares.cuh"
 #include "hopper/epilogue.cuh"
 #include "hopper/scaled_loop.cuh"
 
 namespace lpkernels::convnext {
-namespace {
 
 using hopper::ConvBlock;
 using hopper::ConvShape;
@@ -31,7 +29,7 @@ using hopper::HalfBits;
 using hopper::Pixel;
 
 // What both products' epilogues share: a bias for each output, pixels of y next to each other.
-struct BiasedRows {
+struct BiasedPixels {
   static constexpr int kValues = 1;
 
   template <class Params>
@@ -45,7 +43,7 @@ struct BiasedRows {
   }
 };
 
-struct Expand : BiasedRows {
+struct LinearGelu : BiasedPixels {
   struct Params {
     const float* bias;
     __half* h;
@@ -91,7 +89,7 @@ struct Expand : BiasedRows {
   }
 };
 
-struct Project : BiasedRows {
+struct LinearResidual : BiasedPixels {
   struct Params {
     const float* bias;
     const __half* residual;
@@ -133,15 +131,15 @@ struct Project : BiasedRows {
                                 unsigned char*) {}
 };
 
-using ExpandEpilogue = hopper::PixelEpilogue<Expand, 8>;
-using ProjectEpilogue = hopper::PixelEpilogue<Project, 8>;
+using ExpandEpilogue = hopper::PixelEpilogue<LinearGelu, 8>;
+using ProjectEpilogue = hopper::PixelEpilogue<LinearResidual, 8>;
 using Expand128 = hopper::BoxLoop<hopper::ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>>;
 using Expand192 = hopper::BoxLoop<hopper::ConvConfig</*BlockM=*/128, /*BlockN=*/192, /*Stages=*/5>>;
 using Project96 = hopper::ScaledBoxLoop<
     hopper::ConvConfig</*BlockM=*/128, /*BlockN=*/96, /*Stages=*/7, /*Channels=*/0, /*Clusters=*/true>>;
 
 // A linear layer of all images' pixels as a 1x1 convolution.
-ConvShape linear_shape(int images, int height, int width, int channels, int outputs) {
+inline ConvShape linear_shape(int images, int height, int width, int channels, int outputs) {
   ConvShape shape{.batch = 1,
                   .depth = images,
                   .height = height,
@@ -156,12 +154,12 @@ ConvShape linear_shape(int images, int height, int width, int channels, int outp
   return shape;
 }
 
-ConvShape expand_shape(const DepthwiseLinear& p, int images) {
+inline ConvShape expand_shape(const DepthwiseLinear& p, int images) {
   return linear_shape(images, p.height, p.width, p.channels, p.outputs);
 }
 
 // The columns that the multiprocessors with the most pieces of work have, one piece after the other.
-int columns_in_turn(const ConvShape& shape, int block_n) {
+inline int columns_in_turn(const ConvShape& shape, int block_n) {
   return hopper::ceil_div(hopper::blocks(shape, block_n), hopper::multiprocessors()) * block_n;
 }
 
@@ -171,9 +169,8 @@ void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, int thread
   launch_clusters(op, kernel, grid, threads, shared_bytes, 1, stream, parameters...);
 }
 
-}  // namespace
-
-bool takes_many_images(int channels, int wide) {
+// Whether the current GPU takes many images of so many channels that are widened to so many.
+inline bool takes_many_images(int channels, int wide) {
 #ifdef LPKERNELS_SM90A
   int major = 0;
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, hopper::current_device());
@@ -184,12 +181,14 @@ bool takes_many_images(int channels, int wide) {
 #endif
 }
 
-int tiles_of_many_images(const DepthwiseLinear& p, int images) {
+// Rows of squares for an image.
+inline int tiles_of_many_images(const DepthwiseLinear& p, int images) {
   return tiles_of_image(expand_shape(p, images));
 }
 
-void launch_batched_block(const char* op, const DepthwiseLinear& expand, const GrnLinear& project, __half* a,
-                          float* factors, int images, cudaStream_t stream) {
+// The kernels of a block. a: as large as x, may become y; factors (images, wide). y is not to be x.
+inline void launch_batched_block(const char* op, const DepthwiseLinear& expand, const GrnLinear& project, __half* a,
+                                 float* factors, int images, cudaStream_t stream) {
   DepthwiseNorm depthwise{.x = expand.x,
                           .taps = expand.taps,
                           .taps_bias = expand.taps_bias,
@@ -204,7 +203,7 @@ void launch_batched_block(const char* op, const DepthwiseLinear& expand, const G
            Tile::shared_bytes(depthwise), stream, depthwise);
   });
   const ConvShape wide = expand_shape(expand, images);
-  const Expand::Params expanded{.bias = expand.bias, .h = expand.h, .squares = expand.squares};
+  const LinearGelu::Params expanded{.bias = expand.bias, .h = expand.h, .squares = expand.squares};
   if (columns_in_turn(wide, 192) <= columns_in_turn(wide, 128)) {
     hopper::launch_conv<Expand192, ExpandEpilogue>(a, wide.channels, expand.weight, wide, expanded, stream);
   } else {
@@ -219,38 +218,9 @@ void launch_batched_block(const char* op, const DepthwiseLinear& expand, const G
   ConvShape narrow = linear_shape(images, expand.height, expand.width, project.depth, project.outputs);
   narrow.scales = factors;
   narrow.split = hopper::split_for<Project96, ProjectEpilogue>(narrow);
-  const Project::Params projected{.bias = project.bias, .residual = project.residual, .y = project.y};
+  const LinearResidual::Params projected{.bias = project.bias, .residual = project.residual, .y = project.y};
   hopper::launch_conv<Project96, ProjectEpilogue>(project.x, narrow.channels, project.weight, narrow, projected,
                                                   stream);
 }
 
-namespace {
-
-// Shared memory for the published stage of so many channels.
-template <class Tile>
-RegisterKernel registered(const char* name, int channels, int height) {
-  DepthwiseNorm p{.x = nullptr,
-                  .taps = nullptr,
-                  .taps_bias = nullptr,
-                  .a = nullptr,
-                  .height = height,
-                  .width = height,
-                  .channels = channels};
-  Tile::lay_out(p);
-  return RegisterKernel(
-      {name, reinterpret_cast<const void*>(&depthwise_norm_kernel<Tile>), Tile::kThreads, Tile::shared_bytes(p)});
-}
-
-const RegisterKernel kernels[] = {
-    registered<DepthwiseNormTile<8, 1>>("depthwise_norm<96>", 96, 64),
-    registered<DepthwiseNormTile<8, 2>>("depthwise_norm<192>", 192, 32),
-    registered<DepthwiseNormTile<8, 3>>("depthwise_norm<384>", 384, 16),
-    registered<DepthwiseNormTile<4, 6>>("depthwise_norm<768>", 768, 8),
-    RegisterKernel({"grn_factors", reinterpret_cast<const void*>(&grn_factors_kernel), FactorsMemory::kThreads,
-                    FactorsMemory::kBytes}),
-    RegisterKernel(hopper::conv_entry<Expand128, ExpandEpilogue>("linear_gelu<128x128>")),
-    RegisterKernel(hopper::conv_entry<Expand192, ExpandEpilogue>("linear_gelu<128x192>")),
-    RegisterKernel(hopper::conv_entry<Project96, ProjectEpilogue>("scaled_linear<128x96>"))};
-
-}  // namespace
 }  // namespace lpkernels::convnext
