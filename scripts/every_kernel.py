@@ -84,7 +84,7 @@ def block(side: tuple[int, int], channels: int) -> Tensor:
 
 
 def stage(side: tuple[int, int], channels: int, blocks: int = 2, images: int = 1) -> Tensor:
-    """ConvNeXt blocks in one kernel; of more than three images in four each."""
+    """ConvNeXt blocks in one kernel; of more than three images in three each."""
     x, wide = halves(images, *side, channels), 4 * channels
     first = floats(blocks, 7, 7, channels), floats(blocks, channels), weight(blocks, wide, channels)
     second = floats(blocks, wide), weight(blocks, channels, wide), floats(blocks, channels)

@@ -1,9 +1,9 @@
-// A ConvNeXt V2 block of many images on Hopper, as four kernels that start while those before them drain:
+// A ConvNeXt V2 block of many images on Hopper, as three kernels that start while those before them drain:
 //
 //   a = layer norm(depthwise(x) + taps_bias)      depthwise_norm.cuh
 //   h = gelu(a W1^T + bias1), squares             a 1x1 convolution (hopper/conv.cuh), sums of squares by tile
-//   factors = 1 + gamma * norms                   grn_factors.cuh
-//   y = (h * factors) W2^T + bias2 + x            a 1x1 convolution that scales h on its way to the tensor cores
+//   y = (h * factors) W2^T + bias2 + x            a 1x1 convolution, h scaled on its way to the tensor cores:
+//   grn_loop.cuh
 //
 // Layouts: as the ops have them, pixels channels-last; squares (B, tiles, N), tiles of 128 pixels of an image or 64 of
 // each of two (hopper/image_tile.h). Of 8 published images a product has 2.4 GFLOP in each stage, 4 microseconds of
@@ -14,12 +14,11 @@
 
 #include "convnext/depthwise_conv.cuh"
 #include "convnext/depthwise_norm.cuh"
-#include "convnext/grn_factors.cuh"
+#include "convnext/grn_loop.cuh"
 #include "convnext/grn_norms.cuh"
 #include "convnext/polynomial_gelu.h"
 #include "hopper/column_squares.cuh"
 #include "hopper/epilogue.cuh"
-#include "hopper/scaled_loop.cuh"
 
 namespace lpkernels::convnext {
 
@@ -135,8 +134,8 @@ using ExpandEpilogue = hopper::PixelEpilogue<LinearGelu, 8>;
 using ProjectEpilogue = hopper::PixelEpilogue<LinearResidual, 8>;
 using Expand128 = hopper::BoxLoop<hopper::ConvConfig</*BlockM=*/128, /*BlockN=*/128, /*Stages=*/6>>;
 using Expand192 = hopper::BoxLoop<hopper::ConvConfig</*BlockM=*/128, /*BlockN=*/192, /*Stages=*/5>>;
-using Project96 = hopper::ScaledBoxLoop<
-    hopper::ConvConfig</*BlockM=*/128, /*BlockN=*/96, /*Stages=*/7, /*Channels=*/0, /*Clusters=*/true>>;
+using Project96 =
+    GrnLoop<hopper::ConvConfig</*BlockM=*/128, /*BlockN=*/96, /*Stages=*/7, /*Channels=*/0, /*Clusters=*/true>>;
 
 // A linear layer of all images' pixels as a 1x1 convolution.
 inline ConvShape linear_shape(int images, int height, int width, int channels, int outputs) {
@@ -175,7 +174,7 @@ inline bool takes_many_images(int channels, int wide) {
   int major = 0;
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, hopper::current_device());
   return major == 9 && channels % 32 == 0 && channels <= DepthwiseNormTile<4, 6>::kMostChannels &&
-         wide % hopper::kBoxChannels == 0 && wide <= FactorsMemory::kMostDepth;
+         wide % hopper::kBoxChannels == 0 && wide <= GrnFactors::kMostDepth;
 #else
   return false;
 #endif
@@ -186,9 +185,9 @@ inline int tiles_of_many_images(const DepthwiseLinear& p, int images) {
   return tiles_of_image(expand_shape(p, images));
 }
 
-// The kernels of a block. a: as large as x, may become y; factors (images, wide). y is not to be x.
+// The kernels of a block. a: as large as x, may become y. y is not to be x.
 inline void launch_batched_block(const char* op, const DepthwiseLinear& expand, const GrnLinear& project, __half* a,
-                                 float* factors, int images, cudaStream_t stream) {
+                                 int images, cudaStream_t stream) {
   DepthwiseNorm depthwise{.x = expand.x,
                           .taps = expand.taps,
                           .taps_bias = expand.taps_bias,
@@ -209,14 +208,9 @@ inline void launch_batched_block(const char* op, const DepthwiseLinear& expand, 
   } else {
     hopper::launch_conv<Expand128, ExpandEpilogue>(a, wide.channels, expand.weight, wide, expanded, stream);
   }
-  const GrnFactors grn{.squares = expand.squares,
-                       .gamma = project.gamma,
-                       .factors = factors,
-                       .rows = tiles_of_image(wide),
-                       .depth = project.depth};
-  launch(op, &grn_factors_kernel, dim3(images), FactorsMemory::kThreads, FactorsMemory::kBytes, stream, grn);
   ConvShape narrow = linear_shape(images, expand.height, expand.width, project.depth, project.outputs);
-  narrow.scales = factors;
+  narrow.squares = expand.squares;
+  narrow.gamma = project.gamma;
   narrow.split = hopper::split_for<Project96, ProjectEpilogue>(narrow);
   const LinearResidual::Params projected{.bias = project.bias, .residual = project.residual, .y = project.y};
   hopper::launch_conv<Project96, ProjectEpilogue>(project.x, narrow.channels, project.weight, narrow, projected,

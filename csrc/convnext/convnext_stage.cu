@@ -1,5 +1,5 @@
 // convnext_stage on GPUs with clusters of blocks (sm_90, sm_100): one kernel for all images, or for one after the
-// other, where the GPU holds all of its blocks at once (convnext_stage.cuh); many images on Hopper as four kernels for
+// other, where the GPU holds all of its blocks at once (convnext_stage.cuh); many images on Hopper as three kernels for
 // each block of the network (batched_block.cuh); else its two halves as kernels of their own.
 #include "convnext/convnext_stage.cuh"
 
@@ -102,7 +102,6 @@ bool run_as_one(ConvNextStage p, int batch, const Tensor& wide_weight, const Ten
 void run_batched(ConvNextStage p, const Tensor& like_x, const Tensor& like_bias, cudaStream_t stream) {
   const int wide = p.expand.outputs;
   const Tensor other = torch::stable::new_empty(like_x, {p.batch, p.expand.height, p.expand.width, p.expand.channels});
-  const Tensor factors = torch::stable::new_empty(like_bias, {p.batch, wide});
   const Tensor squares = torch::stable::new_empty(like_bias, {p.batch, tiles_of_many_images(p.expand, p.batch), wide});
   p.expand.squares = static_cast<float*>(squares.data_ptr());
   __half* const buffers[] = {p.project.y, static_cast<__half*>(other.data_ptr())};
@@ -113,7 +112,7 @@ void run_batched(ConvNextStage p, const Tensor& like_x, const Tensor& like_bias,
     __half* const y = buffers[(p.blocks - 1 - i) % 2];
     expand.x = project.residual = x;
     project.y = y;
-    launch_batched_block(kOp, expand, project, y, static_cast<float*>(factors.data_ptr()), p.batch, stream);
+    launch_batched_block(kOp, expand, project, y, p.batch, stream);
     x = y;
   }
 }
@@ -189,11 +188,9 @@ const RegisterKernel kernels_of_many_images[] = {
     registered<DepthwiseNormTile<8, 2>>("depthwise_norm<192>", 32, 192),
     registered<DepthwiseNormTile<8, 3>>("depthwise_norm<384>", 16, 384),
     registered<DepthwiseNormTile<4, 6>>("depthwise_norm<768>", 8, 768),
-    RegisterKernel({"grn_factors", reinterpret_cast<const void*>(&grn_factors_kernel), FactorsMemory::kThreads,
-                    FactorsMemory::kBytes}),
     RegisterKernel(hopper::conv_entry<Expand128, ExpandEpilogue>("linear_gelu<128x128>")),
     RegisterKernel(hopper::conv_entry<Expand192, ExpandEpilogue>("linear_gelu<128x192>")),
-    RegisterKernel(hopper::conv_entry<Project96, ProjectEpilogue>("scaled_linear<128x96>"))};
+    RegisterKernel(hopper::conv_entry<Project96, ProjectEpilogue>("grn_linear<128x96>"))};
 
 }  // namespace
 }  // namespace lpkernels::convnext

@@ -9,7 +9,10 @@
 
 namespace lpkernels::hopper {
 
-template <class Config_>
+struct NothingMore {};
+
+// More: what a loop made from this one has in a block's shared memory besides.
+template <class Config_, class More = NothingMore>
 struct BoxLoop {
   using Config = Config_;
   using Cursors = StageCursor<Config::Stages, Config::Clusters>;
@@ -23,6 +26,7 @@ struct BoxLoop {
 
   struct Storage {
     RingBarriers<Config::Stages, 2> ring;
+    More more;
     Stage stages[Config::Stages];  // last, so that a kernel of fewer has their memory
 
     __device__ void init() { ring.init(); }

@@ -44,8 +44,8 @@ struct ConvShape {
   int tiles_d = 0, tiles_h = 0, tiles_w = 0;
   bool whole_tiles = false;  // whether all have all their pixels, as in most images
   Divisor by_tiles_d{}, by_tiles_h{}, by_tiles_w{};
-  Divisor by_columns{}, by_tiles{};  // pieces of the outputs, all tiles; set by `lay_out`
-  const float* scales = nullptr;     // of x, where the main loop applies some (scaled_loop.cuh)
+  Divisor by_columns{}, by_tiles{};                  // pieces of the outputs, all tiles; set by `lay_out`
+  const float *squares = nullptr, *gamma = nullptr;  // of what x is multiplied by, for convnext/grn_loop.cuh alone
 
   LPKERNELS_HOST_DEVICE int axis_phases() const {
     return grid == Grid::kSame ? 1 : grid == Grid::kEnlarged2 ? 2 : grid == Grid::kFromClasses ? 4 : 3;

@@ -72,7 +72,7 @@ def convnext_stage(
 
     Where the layer norm's affine and GRN's beta have gone, those two ops say. On GPUs with thread-block clusters that
     hold all of its blocks at once (of an image of the published stages, on 132 multiprocessors) it is one kernel for
-    an image, up to three images; for more images on Hopper four kernels for each of the N blocks.
+    an image, up to three images; for more images on Hopper three kernels for each of the N blocks.
 
     Args:
         x: (B, H, W, C), channels-last, float16, bfloat16 or float32.

@@ -131,12 +131,29 @@ void depthwise_norm(int batch, int height, int width, int channels, int) {
   write(a);
 }
 
-void grn_factors(int batch, int rows, int depth, int, int) {
+struct FactorsOfImages {
+  GrnFactors grn;
+  float* factors;
+};
+
+// As the threads of a block that have an image: 256, or 128 of which there are two.
+void grn_factors_kernel(const FactorsOfImages& p) {
+  auto& memory = *reinterpret_cast<GrnFactors::Memory*>(shared_memory());
+  const int image = blockIdx.x, thread = threadIdx.x, threads = emulated::current->block->threads();
+  for (int i = 0; i < 2; ++i) {  // the second time while others may still read the first's
+    p.grn.make(image, thread, threads, memory, [] { __syncthreads(); });
+    for (int quad = thread; quad < p.grn.depth / 4; quad += threads) {
+      reinterpret_cast<float4*>(p.factors)[image * (p.grn.depth / 4) + quad] = memory.factors[quad];
+    }
+  }
+}
+
+void grn_factors(int batch, int rows, int depth, int threads, int) {
   auto squares = read<float>(size_t{1} * batch * rows * depth), gamma = read<float>(depth);
   Array<float> factors(size_t{1} * batch * depth);
-  const GrnFactors p{squares.data(), gamma.data(), factors.data(), rows, depth};
+  const FactorsOfImages p{{squares.data(), gamma.data(), rows, depth}, factors.data()};
   const Index grid{static_cast<unsigned>(batch), 1, 1};
-  emulated::launch(&grn_factors_kernel, grid, FactorsMemory::kThreads, FactorsMemory::kBytes, 1, p);
+  emulated::launch(&grn_factors_kernel, grid, threads, sizeof(GrnFactors::Memory), 1, p);
   write(factors);
 }
 

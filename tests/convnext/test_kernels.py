@@ -155,12 +155,13 @@ def test_depthwise_norm(kernels: Path, shape: tuple[int, ...], mean: float) -> N
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 64), (2, 5, 384), (3, 2, 1536), (2, 1, 3072), (1, 40, 128)])
-def test_grn_factors(kernels: Path, shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("threads", [128, 256])
+def test_grn_factors(kernels: Path, shape: tuple[int, int, int], threads: int) -> None:
     batch, rows, depth = shape
     generator = torch.Generator().manual_seed(0)
     squares = torch.rand(batch, rows, depth, generator=generator)
     gamma = torch.randn(depth, generator=generator)
-    answer = run(kernels, "grn_factors", (*shape, 0, 0), (squares, gamma))
+    answer = run(kernels, "grn_factors", (*shape, threads, 0), (squares, gamma))
     factors = torch.frombuffer(answer, dtype=torch.float32).reshape(batch, depth)
     torch.testing.assert_close(factors.double(), grn_factors(squares.double(), gamma.double()), rtol=2e-6, atol=2e-6)
 

@@ -1,6 +1,6 @@
 // Goes through the tiles of some images as the Hopper kernels with sums over an image do (csrc/hopper/image_tile.h).
 // Arguments: images, height, width. Prints the tiles of an image, and for every pixel of a tile that lies in an image:
-// image, h, w, its warpgroup's image (scaled_loop.cuh), the row of sums it is added to (column_squares.cuh).
+// image, h, w, its warpgroup's image (grn_loop.cuh), the row of sums it is added to (column_squares.cuh).
 #include <cstdio>
 #include <cstdlib>
 

@@ -21,7 +21,7 @@ ODD = [
     (1, 80, 80, 384, 1),  # one image is: two kernels a block
     (2, 7, 9, 768, 2),
 ]
-MANY = [  # images, more than are taken one after the other; four kernels a block
+MANY = [  # images, more than are taken one after the other; three kernels a block
     *[(images, *stage, 2) for images in (4, 5, 8) for stage in convnext.STAGES],
     (5, 7, 9, 32, 3),  # both of the buffers in turn; tiles of one image
     (5, 3, 7, 64, 2),  # of two, of which the last has one

@@ -108,6 +108,8 @@ struct Block {
   std::vector<uint4> memory;
   Cluster* cluster;
   int left;  // threads that run
+
+  int threads() const { return barrier.expected; }
 };
 
 struct Copy {
