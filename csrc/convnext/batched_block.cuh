@@ -2,14 +2,13 @@
 //
 //   a = layer norm(depthwise(x) + taps_bias)      depthwise_norm.cuh
 //   h = gelu(a W1^T + bias1), squares             a 1x1 convolution (hopper/conv.cuh), sums of squares by tile
-//   y = (h * factors) W2^T + bias2 + x            a 1x1 convolution, h scaled on its way to the tensor cores:
-//   grn_loop.cuh
+//   y = (h * factors) W2^T + bias2 + x            the same, h scaled on its way to the tensor cores (grn_loop.cuh)
 //
 // Layouts: as the ops have them, pixels channels-last; squares (B, tiles, N), tiles of 128 pixels of an image or 64 of
 // each of two (hopper/image_tile.h). Of 8 published images a product has 2.4 GFLOP in each stage, 4 microseconds of
-// tensor cores; h is 25, 13, 6 and 3 MB, which stay in the L2. Bound by the GELU of 12.6 million values in the first
-// stage (6 microseconds at 20 instructions each), half as many in each further one; by h on its way through shared
-// memory, three times, in the second product; else by latency: three to five rounds of it a kernel.
+// tensor cores; h is 25, 13, 6 and 3 MB, which stay in the L2. The first product is bound by the GELU of 12.6 million
+// values in the first stage (7 microseconds, at 17 instructions with all that an output needs), half as many in each
+// further one; the second by h on its way through shared memory, three times; both, in the last stages, by latency.
 #pragma once
 
 #include "convnext/depthwise_conv.cuh"
