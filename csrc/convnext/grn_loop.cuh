@@ -4,8 +4,9 @@
 //
 // Images lie along the depth of the grid, tiles as `set_image_tile` has them, so that the 64 rows of a warpgroup are of
 // one image. While the first boxes come, the two warpgroups make the image's factors together, or, of two images, each
-// those of its own. Then a warpgroup scales its rows of a box where they lie while the products of the box before are
-// made, which adds 32 KB of traffic in shared memory to a step of 16 KB of x: 250 clocks. Channels in multiples of 64.
+// those of its own. Then x goes through registers: a warp loads its rows of a box while the products of the box before
+// are made, scales them when these are done, for they stay in the registers that the products read, and multiplies,
+// while the other warpgroup does something else. Channels in multiples of 64.
 #pragma once
 
 #include "convnext/grn_factors.cuh"
@@ -24,9 +25,14 @@ struct GrnLoop : hopper::BoxLoop<Config_, ImageFactors> {
   using Base = hopper::BoxLoop<Config, ImageFactors>;
   static_assert(Config::BlockM == hopper::kImageTile && Config::BlockK == hopper::kBoxChannels);
 
-  // A thread's part of a box: 4 vectors of 8 channels of a row. Threads that are neighbours have the same channels of
-  // neighbouring rows, whose vectors lie in different banks.
-  static constexpr int kVectors = 4;
+  using Element = typename Config::Element;
+  using Mma = decltype(cute::make_tiled_mma(
+      cute::GMMA::rs_op_selector<
+          Element, Element, float,
+          cute::Shape<cute::Int<Config::BlockM>, cute::Int<Config::BlockN>, cute::Int<Config::BlockK>>,
+          cute::GMMA::Major::K, cute::GMMA::Major::K>(),
+      cute::Layout<cute::Shape<cute::_2, cute::_1, cute::_1>>{}));
+  static constexpr int kSteps = Config::BlockK / Config::StepK;
 
   // Inlined, like the loop below it.
   template <class Accumulator>
@@ -34,46 +40,63 @@ struct GrnLoop : hopper::BoxLoop<Config_, ImageFactors> {
                                                  const hopper::ConvBlock& block, int thread, Accumulator& acc,
                                                  typename Base::Cursors& cursor) {
     using namespace cute;
-    typename Config::Mma mma;
-    const int warpgroup = thread / 128, row = warpgroup * 64 + thread % 64, first = thread / 64 % 2 * kVectors;
-    const float4* factors = image_factors(shape, storage, block, thread) + 2 * first;
-    const auto issue = [&](int step) {
-      float4 own[2 * kVectors];
-      CUTLASS_PRAGMA_UNROLL
-      for (int i = 0; i < 2 * kVectors; ++i) {
-        own[i] = factors[step * (hopper::kBoxChannels / 4) + i];
-      }
+    const int lane = thread % 32, row = thread / 32 * 16 + lane % 16;
+    const auto* factors = reinterpret_cast<const float2*>(image_factors(shape, storage, block, thread)) + lane % 4;
+    Mma mma;
+    const auto thread_mma = mma.get_thread_slice(thread);
+    auto x = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<kSteps>>{});
+    auto words = recast<uint32_t>(x);  // [step][rows, rows + 8 of k, of k + 8]
+    uint32_t loaded[kSteps][4];
+    const auto load = [&] {
       storage.ring.wait_full(cursor.stage, cursor.phase);
-      auto* vectors = reinterpret_cast<uint4*>(storage.stages[cursor.stage].x) + row * hopper::kRowVectors;
-      uint4 x[kVectors];  // all at once: a load does not pass the store before it
+      const auto* vectors = reinterpret_cast<const uint4*>(storage.stages[cursor.stage].x) + row * hopper::kRowVectors;
       CUTLASS_PRAGMA_UNROLL
-      for (int i = 0; i < kVectors; ++i) {
-        x[i] = vectors[hopper::swizzled(row, first + i)];
+      for (int k = 0; k < kSteps; ++k) {
+        load_matrices(loaded[k], vectors + hopper::swizzled(row, 2 * k + lane / 16));
       }
+    };
+    const auto multiply = [&](int step) {
       CUTLASS_PRAGMA_UNROLL
-      for (int i = 0; i < kVectors; ++i) {
-        vectors[hopper::swizzled(row, first + i)] = scaled(x[i], own[2 * i], own[2 * i + 1]);
+      for (int k = 0; k < kSteps; ++k) {
+        CUTLASS_PRAGMA_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const float2 factor = factors[step * (hopper::kBoxChannels / 2) + 8 * k + i / 2 * 4];
+          const float2 v = floats(loaded[k][i]);
+          words(4 * k + i) = halves(v.x * factor.x, v.y * factor.y);
+        }
       }
-      cutlass::arch::fence_view_async_shared();
-      cutlass::arch::NamedBarrier::sync(128, 3 + warpgroup);
-      hopper::issue_products<Config, Config::BlockK / Config::StepK>(
-          storage.stages[cursor.stage].x, storage.stages[cursor.stage].weight, thread, mma, acc);
+      const auto weight = make_tensor(make_smem_ptr(storage.stages[cursor.stage].weight),
+                                      typename Config::template BoxLayout<Config::BlockN>{});
+      const auto fragment_weight = thread_mma.partition_fragment_B(weight);
+      warpgroup_fence_operand(x);
+      hopper::fence_sums(acc);
+      warpgroup_arrive();
+      CUTLASS_PRAGMA_UNROLL
+      for (int k = 0; k < kSteps; ++k) {
+        cute::gemm(mma, x(_, _, k), fragment_weight(_, _, k), acc);
+        mma.accumulate_ = GMMA::ScaleOut::One;
+      }
+      warpgroup_commit_batch();
     };
     mma.accumulate_ = GMMA::ScaleOut::Zero;
-    issue(block.k_begin);
+    load();
+    multiply(block.k_begin);
     int previous = cursor.stage;
     cursor.advance();
     CUTLASS_PRAGMA_NO_UNROLL
     for (int step = block.k_begin + 1; step < block.k_end; ++step) {
-      issue(step);
-      warpgroup_wait<1>();
+      load();
+      warpgroup_wait<0>();
       hopper::fence_sums(acc);
+      warpgroup_fence_operand(x);
       storage.ring.release(previous);
+      multiply(step);
       previous = cursor.stage;
       cursor.advance();
     }
     warpgroup_wait<0>();
     hopper::fence_sums(acc);
+    warpgroup_fence_operand(x);
     storage.ring.release(previous);
   }
 
@@ -87,16 +110,6 @@ struct GrnLoop : hopper::BoxLoop<Config_, ImageFactors> {
     GrnFactors::Memory& memory = storage.more.of_part[part];
     grn.make(image, thread % threads, threads, memory, [&] { cutlass::arch::NamedBarrier::sync(threads, barrier); });
     return memory.factors;
-  }
-
-  __device__ static uint4 scaled(const uint4& vector, const float4& low, const float4& high) {
-    return {scaled(vector.x, low.x, low.y), scaled(vector.y, low.z, low.w), scaled(vector.z, high.x, high.y),
-            scaled(vector.w, high.z, high.w)};
-  }
-
-  __device__ static uint32_t scaled(uint32_t pair, float first, float second) {
-    const float2 v = floats(pair);
-    return halves(v.x * first, v.y * second);
   }
 };
 
