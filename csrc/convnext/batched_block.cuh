@@ -8,7 +8,8 @@
 // each of two (hopper/image_tile.h). Of 8 published images a product has 2.4 GFLOP in each stage, 4 microseconds of
 // tensor cores; h is 25, 13, 6 and 3 MB, which stay in the L2. The first product is bound by the GELU of 12.6 million
 // values in the first stage (7 microseconds, at 17 instructions with all that an output needs), half as many in each
-// further one; the second by h on its way through shared memory, three times; both, in the last stages, by latency.
+// further one; the second by shared memory, through which h and the weights go twice; both, in the last stages, by
+// latency.
 #pragma once
 
 #include "convnext/depthwise_conv.cuh"
