@@ -34,7 +34,7 @@ struct GrnLoop : hopper::BoxLoop<Config_, ImageFactors> {
       cute::Layout<cute::Shape<cute::_2, cute::_1, cute::_1>>{}));
   static constexpr int kSteps = Config::BlockK / Config::StepK;
 
-  // Inlined, like the loop below it.
+  // Inlined, like BoxLoop's.
   template <class Accumulator>
   __device__ __forceinline__ static void consume(const hopper::ConvShape& shape, typename Base::Storage& storage,
                                                  const hopper::ConvBlock& block, int thread, Accumulator& acc,
@@ -45,7 +45,7 @@ struct GrnLoop : hopper::BoxLoop<Config_, ImageFactors> {
     Mma mma;
     const auto thread_mma = mma.get_thread_slice(thread);
     auto x = make_tensor<Element>(Shape<Shape<_2, _2, _2>, _1, Int<kSteps>>{});
-    auto words = recast<uint32_t>(x);  // [step][rows, rows + 8 of k, of k + 8]
+    auto words = recast<uint32_t>(x);  // of each step two k of row lane / 4 and of the one 8 further, then of k + 8
     uint32_t loaded[kSteps][4];
     const auto load = [&] {
       storage.ring.wait_full(cursor.stage, cursor.phase);
@@ -106,9 +106,8 @@ struct GrnLoop : hopper::BoxLoop<Config_, ImageFactors> {
                                                 const hopper::ConvBlock& block, int thread) {
     const GrnFactors grn{shape.squares, shape.gamma, hopper::tiles_of_image(shape), shape.channels};
     const int threads = 256 / shape.tile_d, part = thread / threads, image = std::min(block.d + part, shape.depth - 1);
-    const int barrier = shape.tile_d == 1 ? 5 : 3 + part;  // 3 and 4 are the warpgroups' own
     GrnFactors::Memory& memory = storage.more.of_part[part];
-    grn.make(image, thread % threads, threads, memory, [&] { cutlass::arch::NamedBarrier::sync(threads, barrier); });
+    grn.make(image, thread % threads, threads, memory, [&] { cutlass::arch::NamedBarrier::sync(threads, 3 + part); });
     return memory.factors;
   }
 };

@@ -33,8 +33,8 @@ int main(int count, char** arguments) {
       if (!inside(shape, at)) {
         continue;
       }
-      const int of_warpgroup = std::min(pixel_at(shape, block, row / 64 * 64).d, shape.depth - 1);
       const int warp = row / 16, part = warp / (8 / shape.tile_d);
+      const int of_warpgroup = std::min(block.d + part, shape.depth - 1);
       const int sums = (block.d + part) * tiles_of_image(shape) + tile_in_image(shape, block);
       std::printf("%d %d %d %d %d\n", at.d, at.h, at.w, of_warpgroup, sums);
     }
