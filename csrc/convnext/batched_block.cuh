@@ -64,21 +64,20 @@ struct LinearGelu : BiasedPixels {
 
   __device__ static const __half* address(const Params&, const Row&) { return nullptr; }
 
-  // Leaves h as it was rounded in v, whose squares are added up.
-  template <class Config, int Width>
-  __device__ static void apply(const Params&, const ConvShape&, const Row& row, int output, const float* values,
-                               const HalfBits<Width>&, float (&v)[Width]) {
-    float bias[Width];
-    hopper::load_vector(values, bias);
-    HalfBits<Width> bits;
-    auto* pairs = reinterpret_cast<__half2*>(&bits);
+  // Leaves h as it is rounded, whose squares are added up.
+  template <int Width>
+  __device__ static void apply(const Params&, const Row&, const float (&values)[kValues][Width], const HalfBits<Width>&,
+                               float (&v)[Width]) {
     CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < Width / 2; ++i) {
-      pairs[i] =
-          __floats2half2_rn(polynomial_gelu(v[2 * i] + bias[2 * i]), polynomial_gelu(v[2 * i + 1] + bias[2 * i + 1]));
+    for (int i = 0; i < Width; ++i) {
+      v[i] = polynomial_gelu(v[i] + values[0][i]);
     }
-    *reinterpret_cast<HalfBits<Width>*>(row.h + output) = bits;
-    hopper::to_floats<Width>(bits, v);
+    hopper::to_floats<Width>(hopper::to_halves(v), v);
+  }
+
+  template <int Width>
+  __device__ static void store(const Params&, const ConvShape&, const Row& row, int output, const float (&v)[Width]) {
+    hopper::store_vector(row.h + output, v);
   }
 
   template <class Config, int Width, class Accumulator>
@@ -112,16 +111,19 @@ struct LinearResidual : BiasedPixels {
 
   __device__ static const __half* address(const Params&, const Row& row) { return row.residual; }
 
-  template <class Config, int Width>
-  __device__ static void apply(const Params&, const ConvShape&, const Row& row, int output, const float* values,
+  template <int Width>
+  __device__ static void apply(const Params&, const Row&, const float (&values)[kValues][Width],
                                const HalfBits<Width>& read, float (&v)[Width]) {
-    float bias[Width], residual[Width];
-    hopper::load_vector(values, bias);
+    float residual[Width];
     hopper::to_floats<Width>(read, residual);
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < Width; ++i) {
-      v[i] += bias[i] + residual[i];
+      v[i] += values[0][i] + residual[i];
     }
+  }
+
+  template <int Width>
+  __device__ static void store(const Params&, const ConvShape&, const Row& row, int output, const float (&v)[Width]) {
     hopper::store_vector(row.y + output, v);
   }
 
