@@ -15,6 +15,7 @@
 
 #include "convnext/depthwise_linear.cuh"
 #include "convnext/grn_linear.cuh"
+#include "convnext/warpgroup_product.cuh"
 
 namespace lpkernels::convnext {
 
@@ -80,7 +81,7 @@ struct BoxedWeights {
 // Grid: as many thread blocks as either op has, in whole clusters.
 template <class Expand, class Project>
 __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __grid_constant__ ConvNextStage p) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Memory = StageMemory<Expand, Project>;
   unsigned char* memory = shared_memory();
   auto* arrivals = reinterpret_cast<uint64_t*>(memory);  // one of expand's, two of project's, and their weights'
@@ -170,15 +171,14 @@ struct StageVariant {
   static constexpr auto kKernel = &convnext_stage_kernel<Expand, Project>;
 };
 
-template <int GroupsM, int GroupsK, int WarpColumns, int StagedGroups = GroupsK>
-using Boxed = HeldProduct<GroupsM, GroupsK, /*Held=*/0, WarpColumns, /*Boxed=*/true, StagedGroups>;
-
 // Thread blocks: 128, 128, 96 and 96; of 64, 32, 64 and 32 pixels by 192, 192, 64 and 64 outputs, and 32, 32, 64 and 64
 // by 96, 96, 64 and 64.
-using Stage96 = StageVariant<DepthwiseWork<8, Boxed<2, 1, 24>>, GrnWork<Boxed<1, 4, 24>>, 2>;
-using Stage192 = StageVariant<DepthwiseWork<4, Boxed<1, 2, 24>>, GrnWork<Boxed<1, 4, 24>>, 2>;
-using Stage384 = StageVariant<DepthwiseWork<8, Boxed<2, 4, 32>>, GrnWork<Boxed<2, 4, 32>>, 8>;
-using Stage768 = StageVariant<DepthwiseWork<4, Boxed<1, 8, 32, 4>>, GrnWork<Boxed<2, 4, 32, 2>>, 8>;
+using NarrowProject = GrnWork<WarpgroupProduct<32, 96, 384>>;
+using WideProject = GrnWork<WarpgroupProduct<64, 64, 384>>;
+using Stage96 = StageVariant<DepthwiseWork<8, WarpgroupProduct<64, 192, 96>>, NarrowProject, 2>;
+using Stage192 = StageVariant<DepthwiseWork<4, WarpgroupProduct<32, 192, 192>>, NarrowProject, 2>;
+using Stage384 = StageVariant<DepthwiseWork<8, WarpgroupProduct<64, 64, 384>>, WideProject, 8>;
+using Stage768 = StageVariant<DepthwiseWork<4, WarpgroupProduct<32, 64, 768>>, WideProject, 8>;
 
 // Fills in what both ops derive from their sizes, and calls run(variant, blocks of the grid, bytes of shared memory).
 template <class Run>

@@ -1,0 +1,64 @@
+// The instructions of a warpgroup's product (wgmma, sm_90a), beside those in device.cuh: both factors come from shared
+// memory, the sums stay in registers, and the tensor cores work while the threads go on.
+#pragma once
+
+#include "convnext/device.cuh"
+#include "hopper/products.cuh"
+
+namespace lpkernels::convnext {
+
+constexpr int kWarpgroup = 128;  // threads
+
+// Where rows of 16 k lie, for the tensor cores.
+using Operand = cute::GmmaDescriptor;
+
+__device__ inline Operand operand(const void* first, int bytes_to_next_8_k, int bytes_to_next_8_rows,
+                                  cute::GMMA::LayoutType layout) {
+  Operand at;
+  at.bitfield.start_address_ = shared_address(first) >> 4;
+  at.bitfield.leading_byte_offset_ = bytes_to_next_8_k >> 4;
+  at.bitfield.stride_byte_offset_ = bytes_to_next_8_rows >> 4;
+  at.bitfield.layout_type_ = static_cast<uint8_t>(layout);
+  return at;
+}
+
+// Of a box (load_box): rows of 64 k, of which `first` is one of the four 16 of the first row of eight.
+__device__ inline Operand operand_in_box(const void* first) {
+  return operand(first, 16, 1024, cute::GMMA::LayoutType::B128);  // the 8 k are where the swizzle has them
+}
+
+// Of vectors[k / 8][row], 8 k each.
+__device__ inline Operand operand_of_vectors(const void* first, int rows) {
+  return operand(first, 16 * rows, 128, cute::GMMA::LayoutType::INTERLEAVE);
+}
+
+// Before the first product: registers are as the threads have left them.
+__device__ inline void begin_products() {
+  cute::warpgroup_arrive();
+}
+
+// sums (+)= a b^T, 64 rows of a by N of b, by a whole warpgroup. Lane 4 g + t of warp w gets the rows 16 w + g and 8
+// further, of every eight columns 2t and 2t + 1: [columns / 8][row][column].
+template <int N>
+__device__ inline void add_product(float (&sums)[N / 2], Operand a, Operand b, bool first) {
+  using Half = cute::half_t;
+  using Shape = cute::Shape<cute::_64, cute::Int<N>, cute::_16>;
+  using Mma =
+      decltype(cute::GMMA::ss_op_selector<Half, Half, float, Shape, cute::GMMA::Major::K, cute::GMMA::Major::K>());
+  [&]<size_t... i>(std::index_sequence<i...>) {
+    Mma::fma(a, b, sums[i]..., first ? cute::GMMA::ScaleOut::Zero : cute::GMMA::ScaleOut::One);
+  }(std::make_index_sequence<N / 2>{});
+}
+
+// Waits for all of them: the sums are there, and what was multiplied may be overwritten.
+template <int Count>
+__device__ inline void finish_products(float (&sums)[Count]) {
+  cute::warpgroup_commit_batch();
+  cute::warpgroup_wait<0>();
+#pragma unroll
+  for (float& sum : sums) {
+    cute::warpgroup_fence_operand(sum);  // no earlier use of it
+  }
+}
+
+}  // namespace lpkernels::convnext

@@ -1,0 +1,80 @@
+// csrc/convnext/warpgroup.cuh without a GPU. Of every other warp the tensor cores read at once, of the others not
+// before somebody waits for them.
+#pragma once
+
+#include "convnext/device.cuh"
+
+namespace lpkernels::convnext {
+
+constexpr int kWarpgroup = 128;
+
+struct Operand {
+  char* first;
+  int rows;  // of vectors; 0: in a box
+
+  float at(int row, int k) const {
+    const emulated::Block& block = *emulated::current->block;
+    const auto* memory = reinterpret_cast<const char*>(block.memory.data());
+    auto place = static_cast<size_t>(first - memory);
+    if (rows == 0) {
+      place += 128 * row + 2 * k;
+      place ^= place >> 3 & 0x70;
+    } else {
+      place += 16 * (k / 8 * rows + row) + k % 8 * 2;
+    }
+    return static_cast<float>(*emulated::place_in(
+        reinterpret_cast<__half*>(const_cast<char*>(memory) + place), blockIdx.x % block.cluster->blocks.size()));
+  }
+};
+
+inline Operand operand_in_box(const void* first) {
+  const auto* memory = reinterpret_cast<const char*>(emulated::current->block->memory.data());
+  if ((static_cast<const char*>(first) - memory) % 1024 % 32 != 0 ||
+      (static_cast<const char*>(first) - memory) % 1024 >= 128) {
+    emulated::fail("operand_in_box: not 16 k of the first of eight rows");
+  }
+  return {static_cast<char*>(const_cast<void*>(first)), 0};
+}
+
+inline Operand operand_of_vectors(const void* first, int rows) {
+  if (reinterpret_cast<uintptr_t>(first) % 16 != 0 || rows % 8 != 0) {
+    emulated::fail("operand_of_vectors: not aligned, or not in eights");
+  }
+  return {static_cast<char*>(const_cast<void*>(first)), rows};
+}
+
+inline void begin_products() {
+  if (!emulated::current->products.empty()) {
+    emulated::fail("products that nobody has waited for");
+  }
+}
+
+template <int N>
+void add_product(float (&sums)[N / 2], Operand a, Operand b, bool first) {
+  const auto multiply = [&sums, a, b, first] {
+    const int warp = threadIdx.x % kWarpgroup / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    for (int i = 0; i < N / 2; ++i) {
+      float sum = first ? 0.f : sums[i];
+      for (int k = 0; k < 16; ++k) {
+        sum += a.at(16 * warp + g + i / 2 % 2 * 8, k) * b.at(i / 4 * 8 + 2 * t + i % 2, k);
+      }
+      sums[i] = sum;
+    }
+  };
+  if (threadIdx.x / 32 % 2 == 0) {
+    multiply();
+  } else {
+    emulated::current->products.push_back(multiply);
+  }
+}
+
+template <int Count>
+void finish_products(float (&)[Count]) {
+  emulated::yield();
+  for (const auto& product : emulated::current->products) {
+    product();
+  }
+  emulated::current->products.clear();
+}
+
+}  // namespace lpkernels::convnext
