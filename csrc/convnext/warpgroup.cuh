@@ -9,27 +9,36 @@ namespace lpkernels::convnext {
 
 constexpr int kWarpgroup = 128;  // threads
 
-// Where rows of 16 k lie, for the tensor cores.
-using Operand = cute::GmmaDescriptor;
-
-__device__ inline Operand operand(const void* first, int bytes_to_next_8_k, int bytes_to_next_8_rows,
-                                  cute::GMMA::LayoutType layout) {
-  Operand at;
-  at.bitfield.start_address_ = shared_address(first) >> 4;
-  at.bitfield.leading_byte_offset_ = bytes_to_next_8_k >> 4;
-  at.bitfield.stride_byte_offset_ = bytes_to_next_8_rows >> 4;
-  at.bitfield.layout_type_ = static_cast<uint8_t>(layout);
-  return at;
+// A value that all lanes of the warp have, where the compiler does not see it.
+__device__ inline int uniform(int value) {
+  return __shfl_sync(~0u, value, 0);
 }
+
+// Where rows of 16 k lie, for the tensor cores: the two halves of a matrix descriptor.
+struct Operand {
+  uint32_t place, shape;
+
+  __device__ Operand(const void* first, int bytes_to_next_8_k, int bytes_to_next_8_rows, cute::GMMA::LayoutType layout)
+      : place(shared_address(first) / 16 | bytes_to_next_8_k / 16 << 16),
+        shape(bytes_to_next_8_rows / 16 | static_cast<uint32_t>(layout) << 30) {}
+
+  // So many 16 bytes further.
+  __device__ Operand at(int vectors) const {
+    Operand moved = *this;
+    moved.place += vectors;
+    return moved;
+  }
+  __device__ uint64_t descriptor() const { return uint64_t{shape} << 32 | place; }
+};
 
 // Of a box (load_box): rows of 64 k, of which `first` is one of the four 16 of the first row of eight.
 __device__ inline Operand operand_in_box(const void* first) {
-  return operand(first, 16, 1024, cute::GMMA::LayoutType::B128);  // the 8 k are where the swizzle has them
+  return {first, 16, 1024, cute::GMMA::LayoutType::B128};  // the next 8 k are where the swizzle has them
 }
 
 // Of vectors[k / 8][row], 8 k each.
 __device__ inline Operand operand_of_vectors(const void* first, int rows) {
-  return operand(first, 16 * rows, 128, cute::GMMA::LayoutType::INTERLEAVE);
+  return {first, 16 * rows, 128, cute::GMMA::LayoutType::INTERLEAVE};
 }
 
 // Before the first product: registers are as the threads have left them.
@@ -46,7 +55,8 @@ __device__ inline void add_product(float (&sums)[N / 2], Operand a, Operand b, b
   using Mma =
       decltype(cute::GMMA::ss_op_selector<Half, Half, float, Shape, cute::GMMA::Major::K, cute::GMMA::Major::K>());
   [&]<size_t... i>(std::index_sequence<i...>) {
-    Mma::fma(a, b, sums[i]..., first ? cute::GMMA::ScaleOut::Zero : cute::GMMA::ScaleOut::One);
+    Mma::fma(a.descriptor(), b.descriptor(), sums[i]...,
+             first ? cute::GMMA::ScaleOut::Zero : cute::GMMA::ScaleOut::One);
   }(std::make_index_sequence<N / 2>{});
 }
 

@@ -21,7 +21,6 @@ struct WarpgroupProduct {
   static constexpr int kMultiplying = ceil_div(Columns, kTile) * kWarpgroup;  // threads, the first of the block
   static constexpr int kStep = 16;                                            // k of an instruction
   static constexpr int kSteps = Depth / kStep;
-  static constexpr int kStepsOfBox = kBoxDepth / kStep;
   static constexpr bool kBoxed = true;
   static constexpr int kBoxes = ceil_div(Depth, kBoxDepth);
   static constexpr int kBoxBytes = 2 * Columns * kBoxDepth;
@@ -34,9 +33,15 @@ struct WarpgroupProduct {
   static_assert(kMultiplying <= kThreads && Rows % 8 == 0 && Depth % kStep == 0);
 
   int thread;
-  float sums[Rows / 2];
+  float sums[Rows / 2] = {};  // of all threads, or registers would be kept for them throughout a loop
 
   __device__ explicit WarpgroupProduct(int thread) : thread(thread) {}
+
+  // Where the i-th 16 k of boxes of so many rows begin, in vectors of 8.
+  LPKERNELS_HOST_DEVICE static constexpr int place_in_boxes(int i, int rows) {
+    constexpr int kSteps = kBoxDepth / kStep;
+    return i / kSteps * rows * (kBoxDepth / 8) + i % kSteps * (kStep / 8);
+  }
 
   __device__ bool multiplies() const { return thread < kMultiplying; }
   // The first of this thread's two columns, the other is 8 further.
@@ -46,12 +51,12 @@ struct WarpgroupProduct {
   // last 64 columns are not all there, what lies behind a box gives sums that nobody asks for.
   template <int Count, class Operands>
   __device__ void multiply(const uint4* weights, float (&sums)[Count], Operands&& rows) const {
-    const uint4* own = weights + thread / kWarpgroup * (kTile * kBoxDepth / 8);
+    const int warpgroup = kMultiplying > kWarpgroup ? uniform(thread / kWarpgroup) : 0;
+    const Operand own = operand_in_box(weights + warpgroup * (kTile * kBoxDepth / 8));
     begin_products();
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
-      const uint4* first = own + i / kStepsOfBox * (kBoxBytes / 16) + i % kStepsOfBox * (kStep / 8);
-      add_product<2 * Count>(sums, operand_in_box(first), rows(i), i == 0);
+      add_product<2 * Count>(sums, own.at(place_in_boxes(i, kColumns)), rows(i), i == 0);
     }
     finish_products(sums);
   }
@@ -77,9 +82,8 @@ struct WarpgroupProduct {
 template <int Rows, int Columns, int Depth>
 __device__ void multiply(WarpgroupProduct<Rows, Columns, Depth>& product, const __half* a, const uint4* weights) {
   if (product.multiplies()) {
-    product.multiply(weights, product.sums, [&](int i) {
-      return operand_in_box(a + i / product.kStepsOfBox * (Rows * kBoxDepth) + i % product.kStepsOfBox * product.kStep);
-    });
+    const Operand boxes = operand_in_box(a);
+    product.multiply(weights, product.sums, [&](int i) { return boxes.at(product.place_in_boxes(i, Rows)); });
   }
 }
 
@@ -94,8 +98,9 @@ __device__ void add_up_weights(const WarpgroupProduct<Rows, Columns, Depth>& pro
   publish_to_copies();
   __syncthreads();
   if (product.multiplies()) {
-    float sums[4];
-    product.multiply(weights, sums, [&](int) { return operand_of_vectors(ones, 8); });
+    float sums[4] = {};
+    const Operand rows = operand_of_vectors(ones, 8);
+    product.multiply(weights, sums, [&](int) { return rows; });
     if (product.thread % 4 == 0) {
       totals[product.column()] = sums[0];
       totals[product.column() + 8] = sums[2];
@@ -145,9 +150,9 @@ __device__ void multiply(WarpgroupProduct<Rows, Columns, Depth>& product, const 
                          PixelSums<WarpgroupProduct<Rows, Columns, Depth>>& pixel_sums) {
   constexpr int kSteps = kChunk / product.kStep;
   if (product.multiplies()) {
+    const Operand vectors = operand_of_vectors(a, Rows);
     product.multiply(weights, product.sums, [&](int i) {
-      const __half* chunk = a + Memory::place_of(chunks, i / kSteps, own) * Memory::kChunkSize;
-      return operand_of_vectors(chunk + i % kSteps * product.kStep * Rows, Rows);
+      return vectors.at(Memory::place_of(chunks, i / kSteps, own) * (Memory::kChunkSize / 8) + i % kSteps * 2 * Rows);
     });
   } else {
     pixel_sums.add_up(a);

@@ -9,14 +9,18 @@ namespace lpkernels::convnext {
 constexpr int kWarpgroup = 128;
 
 struct Operand {
-  char* first;
+  const char* first;
   int rows;  // of vectors; 0: in a box
 
-  float at(int row, int k) const {
+  Operand at(int vectors) const { return {first + 16 * vectors, rows}; }
+  float value(int row, int k) const {
     const emulated::Block& block = *emulated::current->block;
     const auto* memory = reinterpret_cast<const char*>(block.memory.data());
     auto place = static_cast<size_t>(first - memory);
     if (rows == 0) {
+      if (place % 1024 % 32 != 0 || place % 1024 >= 128) {
+        emulated::fail("an operand that is not 16 k of the first of eight rows of a box");
+      }
       place += 128 * row + 2 * k;
       place ^= place >> 3 & 0x70;
     } else {
@@ -27,20 +31,19 @@ struct Operand {
   }
 };
 
+inline int uniform(int value) {
+  return value;
+}
+
 inline Operand operand_in_box(const void* first) {
-  const auto* memory = reinterpret_cast<const char*>(emulated::current->block->memory.data());
-  if ((static_cast<const char*>(first) - memory) % 1024 % 32 != 0 ||
-      (static_cast<const char*>(first) - memory) % 1024 >= 128) {
-    emulated::fail("operand_in_box: not 16 k of the first of eight rows");
-  }
-  return {static_cast<char*>(const_cast<void*>(first)), 0};
+  return {static_cast<const char*>(first), 0};
 }
 
 inline Operand operand_of_vectors(const void* first, int rows) {
   if (reinterpret_cast<uintptr_t>(first) % 16 != 0 || rows % 8 != 0) {
     emulated::fail("operand_of_vectors: not aligned, or not in eights");
   }
-  return {static_cast<char*>(const_cast<void*>(first)), rows};
+  return {static_cast<const char*>(first), rows};
 }
 
 inline void begin_products() {
@@ -56,7 +59,7 @@ void add_product(float (&sums)[N / 2], Operand a, Operand b, bool first) {
     for (int i = 0; i < N / 2; ++i) {
       float sum = first ? 0.f : sums[i];
       for (int k = 0; k < 16; ++k) {
-        sum += a.at(16 * warp + g + i / 2 % 2 * 8, k) * b.at(i / 4 * 8 + 2 * t + i % 2, k);
+        sum += a.value(16 * warp + g + i / 2 % 2 * 8, k) * b.value(i / 4 * 8 + 2 * t + i % 2, k);
       }
       sums[i] = sum;
     }
