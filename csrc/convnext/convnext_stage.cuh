@@ -6,11 +6,12 @@
 // Layouts: x, y (B, H, W, C), h (B, H, W, N), squares (B, tiles, N) as in the two ops, their weights with the block in
 // front. A thread block has the same places of both ops throughout, a multiprocessor to itself, and meets all others in
 // a barrier of the grid between the halves. Its weights of either half come by TMA as soon as those before them have
-// been read, a whole block of the network ahead.
+// been read, a whole block of the network ahead; the products are wgmma's (warpgroup_product.cuh), for Hopper alone.
 //
-// It is a sequence of some twenty short steps; by stamps, in the third published stage, of 28,000 clocks a block of the
-// network 5,200 are the two barriers, 3,300 v on its way through the cluster, 4,000 the two products, 2,000 the
-// convolution on the tensor cores, 3,600 the two ends with GELU and sums.
+// It is a sequence of some twenty short steps, most of them waits: for the barriers, 5,200 clocks a block of the
+// network by stamps in the third published stage, for v on its way through the cluster, 3,300, and for x and h out of
+// the L2. Of its arithmetic the convolution takes 2,000 clocks, the two ends with GELU and sums 3,600; the two
+// products, with the sums of v beside the first, by count 2,000.
 #pragma once
 
 #include "convnext/depthwise_linear.cuh"

@@ -1,11 +1,12 @@
 // The matrix product of convnext_stage on Hopper: C[m, n] = sum over k A[m, k] W[n, k] in half precision, sums in
 // float, both factors in shared memory.
 //
-// Transposed: a warpgroup owns 64 columns of C, the rows of W that wgmma has 64 of, by all rows of A and all k, so that
-// no sums of parts of k are to be added up. W is in boxes of 64 k (load_box), A in boxes or in vectors of eight k by
-// row. As many warpgroups as there are 64s of columns multiply, one or three of four; the others sum up the rows of A
-// meanwhile, where their norm is wanted. A product of 16 k reads 2 KB of W and 32 bytes a row of A, at 128 bytes a
-// clock: 768 clocks for 64 columns by 64 rows by 384 k, as much as the tensor cores take.
+// Transposed, for wgmma takes 64 rows and the pixels may be 32: a warpgroup owns 64 columns of C, rows of W to wgmma,
+// by all rows of A and all k, so that no parts of a sum are to be added up. W is in boxes of 64 k (load_box), A in
+// boxes or in vectors of eight k by row. One to three of the four warpgroups multiply; the others sum up the rows of A
+// meanwhile, where their norm is wanted. Bound by shared memory, 128 bytes a clock: 16 k take 2 KB of W and 32 bytes a
+// row of A, so that 64 columns by 64 rows by 384 k are 768 clocks, as many as the tensor cores take, and 64 by 32 by
+// 384 are 576.
 #pragma once
 
 #include "convnext/depthwise_exchange.cuh"
@@ -47,8 +48,8 @@ struct WarpgroupProduct {
   // The first of this thread's two columns, the other is 8 further.
   __device__ int column() const { return thread / 32 * 16 + thread % 32 / 4; }
 
-  // sums (+)= of `count` rows, W first; one warpgroup's columns. rows(i): where the i-th 16 k of them lie. Where the
-  // last 64 columns are not all there, what lies behind a box gives sums that nobody asks for.
+  // sums = W A^T of the warpgroup's columns. rows(i): where the i-th 16 k of A's rows lie, two for each sum of a
+  // thread. Where the last 64 columns are not all there, what lies behind a box gives sums that nobody asks for.
   template <int Count, class Operands>
   __device__ void multiply(const uint4* weights, float (&sums)[Count], Operands&& rows) const {
     const int warpgroup = kMultiplying > kWarpgroup ? uniform(thread / kWarpgroup) : 0;

@@ -2,6 +2,9 @@
 // before somebody waits for them.
 #pragma once
 
+#include <array>
+#include <numeric>
+
 #include "convnext/device.cuh"
 
 namespace lpkernels::convnext {
@@ -13,21 +16,25 @@ struct Operand {
   int rows;  // of vectors; 0: in a box
 
   Operand at(int vectors) const { return {first + 16 * vectors, rows}; }
-  float value(int row, int k) const {
+  std::array<float, 16> row(int row) const {
     const emulated::Block& block = *emulated::current->block;
-    const auto* memory = reinterpret_cast<const char*>(block.memory.data());
-    auto place = static_cast<size_t>(first - memory);
-    if (rows == 0) {
-      if (place % 1024 % 32 != 0 || place % 1024 >= 128) {
-        emulated::fail("an operand that is not 16 k of the first of eight rows of a box");
-      }
-      place += 128 * row + 2 * k;
-      place ^= place >> 3 & 0x70;
-    } else {
-      place += 16 * (k / 8 * rows + row) + k % 8 * 2;
+    auto* memory = reinterpret_cast<char*>(const_cast<uint4*>(block.memory.data()));
+    const auto begin = static_cast<size_t>(first - memory);
+    if (rows == 0 && (begin % 1024 % 32 != 0 || begin % 1024 >= 128)) {
+      emulated::fail("an operand that is not 16 k of the first of eight rows of a box");
     }
-    return static_cast<float>(*emulated::place_in(
-        reinterpret_cast<__half*>(const_cast<char*>(memory) + place), blockIdx.x % block.cluster->blocks.size()));
+    std::array<float, 16> values;
+    for (int k = 0; k < 16; k += 8) {
+      size_t place = begin + (rows == 0 ? 128 * row + 2 * k : 16 * (k / 8 * rows + row));
+      if (rows == 0) {
+        place ^= place >> 3 & 0x70;
+      }
+      __half vector[8];
+      const int rank = blockIdx.x % block.cluster->blocks.size();
+      std::memcpy(vector, emulated::place_in(reinterpret_cast<uint4*>(memory + place), rank), sizeof(vector));
+      std::copy_n(vector, 8, values.begin() + k);
+    }
+    return values;
   }
 };
 
@@ -56,12 +63,10 @@ template <int N>
 void add_product(float (&sums)[N / 2], Operand a, Operand b, bool first) {
   const auto multiply = [&sums, a, b, first] {
     const int warp = threadIdx.x % kWarpgroup / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const std::array<float, 16> a_rows[2] = {a.row(16 * warp + g), a.row(16 * warp + g + 8)};
     for (int i = 0; i < N / 2; ++i) {
-      float sum = first ? 0.f : sums[i];
-      for (int k = 0; k < 16; ++k) {
-        sum += a.value(16 * warp + g + i / 2 % 2 * 8, k) * b.value(i / 4 * 8 + 2 * t + i % 2, k);
-      }
-      sums[i] = sum;
+      const auto &a_row = a_rows[i / 2 % 2], b_row = b.row(i / 4 * 8 + 2 * t + i % 2);
+      sums[i] = std::inner_product(a_row.begin(), a_row.end(), b_row.begin(), first ? 0.f : sums[i]);
     }
   };
   if (threadIdx.x / 32 % 2 == 0) {
