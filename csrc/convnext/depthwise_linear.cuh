@@ -136,8 +136,9 @@ struct DepthwiseWork {
     wait_for_cluster();  // what this block sent has arrived
     __syncthreads();     // a and the weights have been read: the sums take their place
     after_product();
-    if (thread < kPixels) {
-      norms[thread] = norm_of<Product>(statistics, thread, p.channels);
+    // By the last threads: they have no sums to stage where not all multiply.
+    if (const int pixel = kThreads - 1 - thread; pixel < kPixels) {
+      norms[pixel] = norm_of<Product>(statistics, pixel, p.channels);
     }
     product.stage(sums);
     __syncthreads();
