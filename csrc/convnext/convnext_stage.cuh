@@ -60,6 +60,9 @@ struct StageMemory {
   static constexpr int kWork = kProjectWeights + Project::Product::kWeightBytes;
 };
 
+// Asks for weights: of the last warpgroup, which never has sums to stage.
+constexpr int kAskingThread = kThreads - kWarpgroup;
+
 // A thread block's weights of one half: one thread asks for those of a block of the network, all wait for them.
 template <class Product>
 struct BoxedWeights {
@@ -68,7 +71,7 @@ struct BoxedWeights {
   uint64_t* arrival;
 
   __device__ void ask(int block, int first_n, int first_k) const {
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == kAskingThread) {
       expect_bytes(arrival, Product::kWeightBytes);
 #pragma unroll 1
       for (int i = 0; i < Product::kBoxes; ++i) {
@@ -100,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
   const auto expands = [&](int block) { return block < blocks_of<Expand>(p.expand, p.batch); };
   const auto projects = [&](int block) { return block < blocks_of<Project>(p.project, p.batch); };
 
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == kAskingThread) {
 #pragma unroll
     for (int i = 0; i < 5; ++i) {
       init_arrivals(arrivals + i);

@@ -31,7 +31,7 @@ struct WarpgroupProduct {
   static constexpr size_t kStagedBytes = sizeof(float) * Rows * kPitch;
   static constexpr int kQuads = Columns / 4;
   static constexpr int kSlices = std::bit_floor(static_cast<unsigned>(kThreads / kQuads));
-  static_assert(kMultiplying <= kThreads && Rows % 8 == 0 && Depth % kStep == 0);
+  static_assert(kMultiplying < kThreads && Rows % 8 == 0 && Depth % kStep == 0);
 
   int thread;
   float sums[Rows / 2] = {};  // of all threads, or registers would be kept for them throughout a loop
