@@ -5,93 +5,12 @@
 // and written in one access. Statistics: a block reduces its columns to mean and variance; `stats` (B, parts, O, 2)
 // takes those of every tile, (B, O, 2) what a second kernel combines them to. Bound by the tensor cores
 // (hopper/conv.cuh).
+#include "conv/conv_act.cuh"
+
 #include "common/cuda.h"
 #include "common/kernel_table.h"
-#include "hopper/activation.h"
-#include "hopper/epilogue.cuh"
-#include "hopper/statistics.cuh"
-
-#include <optional>
 
 namespace lpkernels {
-
-using namespace hopper;
-
-struct ConvAct {
-  struct Params {
-    const float* bias;
-    const __half* residual;  // null: none
-    const float* gain;       // null: none
-    __half* out;
-    float2* partials;  // null: no statistics; (tiles, O) mean and variance
-    int64_t residual_stride, out_stride;
-    float negative_slope;
-    int residual_shift;  // 1: the residual has half the height and width
-  };
-
-  static constexpr bool kReads = true;
-  static constexpr int kValues = 1;  // bias
-
-  template <class Config>
-  static constexpr size_t own_bytes() {
-    return statistics_bytes<Config>();
-  }
-
-  __device__ static void values(const Params& params, const ConvShape&, const ConvBlock&, int output,
-                                float (&values)[kValues]) {
-    values[0] = __ldg(params.bias + output);
-  }
-
-  struct Row {
-    __half* out;
-    const __half* residual;
-    float gain;
-  };
-
-  __device__ static Row row(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
-    const Pixel y = pixel_of_y(shape, block, at);
-    const int64_t pixel = index_in_y(shape, block, y);
-    Row row{params.out + pixel * params.out_stride, nullptr, 1.f};
-    if (params.residual != nullptr) {
-      const int shift = params.residual_shift, stride = shape.stride_of_y();
-      const int64_t plane = int64_t{block.b} * shape.depth + y.d;
-      const int64_t line = plane * (shape.height * stride >> shift) + (y.h >> shift);
-      row.residual =
-          params.residual + (line * (shape.width * stride >> shift) + (y.w >> shift)) * params.residual_stride;
-    }
-    if (params.gain != nullptr && inside(shape, at)) {
-      row.gain = __ldg(params.gain + pixel);
-    }
-    return row;
-  }
-
-  __device__ static const __half* address(const Params&, const Row& row) { return row.residual; }
-
-  template <int Width>
-  __device__ static void apply(const Params& params, const Row& row, const float (&values)[kValues][Width],
-                               const HalfBits<Width>& read, float (&v)[Width]) {
-    float residual[Width];
-    to_floats<Width>(read, residual);  // zeros where there is none
-    CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < Width; ++i) {
-      v[i] = leaky_relu(v[i] + values[0][i] + residual[i], params.negative_slope) * row.gain;
-    }
-  }
-
-  template <int Width>
-  __device__ static void store(const Params&, const ConvShape&, const Row& row, int output, const float (&v)[Width]) {
-    store_vector(row.out + output, v);
-  }
-
-  template <class Config, int Width, class Accumulator>
-  __device__ static void finish(const Params& params, const ConvShape& shape, const ConvBlock& block,
-                                const Accumulator& acc, int thread, unsigned char* memory) {
-    if (params.partials != nullptr) {
-      column_statistics<Config, Width>(shape, block, acc, thread, memory, params.partials);
-    }
-  }
-};
-
 namespace {
 
 using Narrow = BoxLoop<ConvConfig</*BlockM=*/256, /*BlockN=*/64, /*Stages=*/5>>;
@@ -104,12 +23,6 @@ using Hourglass = HaloLoop</*TileH=*/4, /*TileW=*/64, /*BlockN=*/144, /*TapsH=*/
                            /*Channels=*/144>;
 // Few outputs: 8 rows of 32 pixels read their halo 1.9 times less often than single boxes would.
 using NarrowHalo = HaloLoop</*TileH=*/8, /*TileW=*/32, /*BlockN=*/64, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/9>;
-
-void check_same_grid(const char* name, const Activation& other, const Activation& out, int shift) {
-  STD_TORCH_CHECK(other.batch == out.batch && other.depth == out.depth && other.height << shift == out.height &&
-                      other.width << shift == out.width && other.channels == out.channels,
-                  "conv_act: ", name, " does not fit out");
-}
 
 using Epilogue = PixelEpilogue<ConvAct, 8>;
 
@@ -178,9 +91,16 @@ void launch(Kernel kernel, const Activation& x, const Tensor& weight, ConvShape 
   }
 }
 
+}  // namespace
+
+int statistics_parts(ConvShape shape) {
+  set_tile(choose(shape), shape);
+  return shape.whole_tiles ? tiles(shape) / shape.batch : 0;
+}
+
 void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& bias, double negative_slope,
-                   const std::optional<Tensor>& residual_tensor, const std::optional<Tensor>& gain,
-                   const Tensor& out_tensor, const std::optional<Tensor>& stats) {
+                   const std::optional<Tensor>& residual, const std::optional<Tensor>& gain, const Tensor& out_tensor,
+                   const std::optional<Tensor>& stats) {
   const Activation x = activation("conv_act", "x", x_tensor), out = activation("conv_act", "out", out_tensor);
   ConvShape shape = conv_shape("conv_act", x, weight, out.height == x.height ? Grid::kSame : Grid::kFromClasses);
   STD_TORCH_CHECK(out.written_by(shape) && out.channels == shape.outputs &&
@@ -199,12 +119,8 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
                          .out_stride = out.pixel_stride,
                          .negative_slope = static_cast<float>(negative_slope),
                          .residual_shift = 0};
-  if (residual_tensor) {
-    const Activation residual = activation("conv_act", "residual", *residual_tensor);
-    params.residual_shift = residual.height == out.height && residual.width == out.width ? 0 : 1;
-    check_same_grid("residual", residual, out, params.residual_shift);
-    params.residual = static_cast<const __half*>(residual.data);
-    params.residual_stride = residual.pixel_stride;
+  if (residual) {
+    set_residual("conv_act", params, *residual, out);
   }
   if (gain) {
     STD_TORCH_CHECK(out.depth == 1, "conv_act: gain goes with pictures, got ", shape_string(out_tensor));
@@ -237,6 +153,8 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
   combine_statistics(shape, params.partials, static_cast<float2*>(stats->data_ptr()), stream);
   check_launch("conv_act");
 }
+
+namespace {
 
 const RegisterKernel kernels[] = {
     RegisterKernel(conv_entry<Narrow, Epilogue>("conv_act<256x64>")),

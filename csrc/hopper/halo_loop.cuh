@@ -48,8 +48,9 @@ struct HaloLoop {
     return box;
   }
 
-  // The boxes of x in the order columns of taps, then channels.
-  __device__ static void load_pixels(const CUtensorMap& map, const ConvShape& shape, Storage& storage,
+  // The boxes of x in the order columns of taps, then channels. Memory is Storage, or has what that has elsewhere.
+  template <class Memory>
+  __device__ static void load_pixels(const CUtensorMap& map, const ConvShape& shape, Memory& storage,
                                      const ConvBlock& block, Cursors& cursors) {
     const PixelOrigin origin(shape, block);
     for_each_box(shape, [&](const KStep& k) {
@@ -60,7 +61,8 @@ struct HaloLoop {
   }
 
   // For each box of x the weights of its taps in h.
-  __device__ static void load_weights(const CUtensorMap& map, const ConvShape& shape, Storage& storage,
+  template <class Memory>
+  __device__ static void load_weights(const CUtensorMap& map, const ConvShape& shape, Memory& storage,
                                       const ConvBlock& block, Cursors& cursors) {
     const WeightOrigin origin(shape, block);
     auto& at = cursors.weight;
@@ -86,8 +88,8 @@ struct HaloLoop {
   }
 
   // Inlined, for at a call ptxas would wait for every wgmma.
-  template <class Accumulator>
-  __device__ __forceinline__ static void consume(const ConvShape& shape, Storage& storage, const ConvBlock&, int thread,
+  template <class Memory, class Accumulator>
+  __device__ __forceinline__ static void consume(const ConvShape& shape, Memory& storage, const ConvBlock&, int thread,
                                                  Accumulator& acc, Cursors& cursors) {
     using namespace cute;
     typename Config::Mma mma;
@@ -130,10 +132,11 @@ struct HaloLoop {
         }
       }
     } else {
+      int left = columns * shape.boxes();
       CUTLASS_PRAGMA_NO_UNROLL
-      for (int i = 0; i < columns * shape.boxes(); ++i) {
+      do {
         box(kAllSteps);
-      }
+      } while (--left > 0);
     }
     warpgroup_wait<0>();
     warpgroup_fence_operand(acc);

@@ -74,9 +74,12 @@ struct RingBarriers {
   }
   // Waits until the stage is free and announces `bytes`; returns the barrier for the copies.
   __device__ uint64_t* begin_fill(int stage, uint32_t phase, int bytes) {
-    reinterpret_cast<EmptyBarrier&>(empty[stage]).wait(phase ^ 1);
+    wait_empty(stage, phase);
     reinterpret_cast<FullBarrier&>(full[stage]).arrive_and_expect_tx(bytes);
     return &full[stage];
+  }
+  __device__ void wait_empty(int stage, uint32_t phase) {
+    reinterpret_cast<EmptyBarrier&>(empty[stage]).wait(phase ^ 1);
   }
   __device__ void wait_full(int stage, uint32_t phase) { reinterpret_cast<FullBarrier&>(full[stage]).wait(phase); }
   // Called by all threads of a warpgroup whose products from the stage are done.

@@ -44,8 +44,10 @@ struct SpadeRow {
 };
 
 // A channel's mean and reciprocal deviation. Parts are added up in one pass, for each read of them takes as long as a
-// step of the products: their means as differences from the first, so that nothing large is subtracted.
-__device__ inline float2 stats_of(const SpadeParams& params, const ConvBlock& block, int channel) {
+// step of the products: their means as differences from the first, so that nothing large is subtracted. Fresh: this
+// kernel itself has written them, so that they are not to be read as constants.
+template <bool Fresh = false>
+__device__ float2 stats_of(const SpadeParams& params, const ConvBlock& block, int channel) {
   constexpr int kOnce = 16;  // parts under way at once
   const auto* stats = reinterpret_cast<const float2*>(params.stats);
   if (params.parts == 0) {
@@ -58,7 +60,8 @@ __device__ inline float2 stats_of(const SpadeParams& params, const ConvBlock& bl
     float2 part[kOnce];
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < kOnce; ++i) {
-      part[i] = __ldg(stats + int64_t{min(first + i, params.parts - 1)} * params.channels);
+      const float2* from = stats + int64_t{min(first + i, params.parts - 1)} * params.channels;
+      part[i] = Fresh ? __ldcg(from) : __ldg(from);
     }
     origin = first == 0 ? part[0].x : origin;
     CUTLASS_PRAGMA_UNROLL
