@@ -60,6 +60,16 @@ def spade(
     )
 
 
+def conv_and_spade(x: tuple[int, ...], outputs: int, hidden: int, kept: bool) -> Tensor:
+    """conv_spade; ``kept``: with a residual, and y written out, which is added to the answer."""
+    actv, plane = halves(*x[:-1], hidden), (*x[:-1], outputs)
+    first = halves(*x), weight(outputs, 3, 3, x[-1]), floats(outputs)
+    second = weight(2 * outputs, 3, 3, hidden), floats(2 * outputs)
+    y = torch.empty(plane, dtype=actv.dtype, device=DEVICE) if kept else None
+    out = ops.conv_spade(*first, actv, *second, 0.2, halves(*plane) if kept else None, y)
+    return out if y is None else out + y
+
+
 def shortcut(actv: tuple[int, ...], side: int, classes: bool = False, parts: int | None = None) -> Tensor:
     """spade_shortcut on x of ``side`` pixels squared."""
     packed = weight(320 * (16 if classes else 1), 3, 3, actv[-1])
@@ -139,6 +149,9 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "spade_conv 128x256, classes": lambda: spade((1, 24, 24, 64), 128, 16, classes=True),
     "spade_conv 256x128, classes": lambda: spade((1, 24, 24, 64), 64, 32, classes=True),
     "spade_conv 128x256, classes, gamma alone": lambda: spade((1, 24, 24, 64), 256, 16, beta=False, classes=True),
+    "conv_spade 128x128 halo": lambda: conv_and_spade((1, 64, 64, 64), 512, 64, kept=False),
+    "conv_spade 128x128 halo, two images, y kept": lambda: conv_and_spade((2, 32, 64, 80), 512, 64, kept=True),
+    "conv_spade in two kernels": lambda: conv_and_spade((2, 9, 13, 64), 96, 64, kept=True),
     "spade_shortcut": lambda: shortcut((3, 20, 20, 64), 10),
     "spade_shortcut, classes, statistics in parts": lambda: shortcut((1, 24, 24, 64), 16, classes=True, parts=4),
     "upsample_conv 128x192": lambda: up((1, 32, 32, 64), 384, 4),

@@ -14,7 +14,16 @@ def test_every_kernel_runs() -> None:
     done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     ran = done.stdout.splitlines()
-    convs = ("conv_act", "spade_conv", "spade_shortcut", "upsample_conv", "conv_pool", "conv_img", "mask_conv3d")
+    convs = (
+        "conv_act",
+        "spade_conv",
+        "conv_spade",
+        "spade_shortcut",
+        "upsample_conv",
+        "conv_pool",
+        "conv_img",
+        "mask_conv3d",
+    )
     for op in (*convs, "flow_warp", "occlusion_head", "patch_norm"):
         assert any(line.startswith(op) for line in ran), op
 

@@ -120,6 +120,34 @@ class SpadeConv(WeightedLayer):
         return {**own, "negative_slope": self.negative_slope, "out": out}
 
 
+class ConvSpade(WeightedLayer):
+    """conv, bias, residual, then SPADE with its gamma and beta convs and LeakyReLU (``ops.conv_spade``)."""
+
+    op = "conv_spade"
+
+    def __init__(self, conv: Conv, gamma: Conv, beta: Conv, negative_slope: float, dtype: torch.dtype) -> None:
+        super().__init__(channels_last(conv[0]), conv[1], dtype)
+        weight, bias = ops.pack_spade_weight(*gamma, *beta)
+        self.spade_weight: Tensor
+        self.spade_bias: Tensor
+        self.register_buffer("spade_weight", weight.to(dtype))
+        self.register_buffer("spade_bias", bias.to(self.bias.dtype))
+        self.negative_slope = negative_slope
+
+    def arguments(
+        self,
+        x: Tensor,
+        actv: Tensor,
+        *,
+        residual: Tensor | None = None,
+        y: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> dict[str, Any]:
+        own = {"x": x, "weight": self.weight, "bias": self.bias, "actv": actv}
+        own |= {"spade_weight": self.spade_weight, "spade_bias": self.spade_bias}
+        return {**own, "negative_slope": self.negative_slope, "residual": residual, "y": y, "out": out}
+
+
 class SpadeShortcut(WeightedLayer):
     """conv_s and its SPADE's gamma and beta convs (``ops.spade_shortcut``)."""
 

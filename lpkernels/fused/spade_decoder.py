@@ -1,19 +1,22 @@
 """G rebuilt for speed: statistics and SPADE in the convs' epilogues, upsampled planes never stored.
 
-All ``mlp_shared`` convs of the middle blocks are one conv, whose slices feed ``spade_conv``; those of an up block are
-one conv on the small grid. Nearest upsampling changes neither mean nor variance, so an up block's first norms use the
-statistics of the plane before it, which ``spade_conv`` reads at half size. The last block's hidden activations are
-those of a feature enlarged four times: where the kernels can read them, they stay a grid of classes.
+All ``mlp_shared`` convs of the middle blocks are one conv, whose slices feed ``conv_spade``: each conv of these blocks
+but the last is one op with the SPADE behind it. Those of an up block are one conv on the small grid. Nearest upsampling
+changes neither mean nor variance, so an up block's first norms use the statistics of the plane before it, which
+``spade_conv`` reads at half size. The last block's hidden activations are those of a feature enlarged four times: where
+the kernels can read them, they stay a grid of classes.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor, nn
 
 from lpkernels import ops, rewrites
 from lpkernels.fused import _weights
-from lpkernels.fused._layers import ConvAct, ConvImage, SpadeConv, SpadeShortcut, UpsampleConv
+from lpkernels.fused._layers import ConvAct, ConvImage, ConvSpade, SpadeConv, SpadeShortcut, UpsampleConv
 from lpkernels.models.blocks import SPADE, SPADEResnetBlock
 from lpkernels.models.spade_generator import NUM_MIDDLE_BLOCKS, SPADEDecoder
 
@@ -22,23 +25,36 @@ HIDDEN = SPADE.HIDDEN
 
 
 class FusedSPADEBlock(nn.Module):
-    """A residual block that keeps size and width: two SPADEs with their activations, two convs."""
+    """A residual block that keeps size and width, and the first SPADE of the next: every conv with the SPADE behind it.
+
+    Its own first SPADE belongs to who made x.
+    """
+
+    def __init__(self, baseline: SPADEResnetBlock, following: SPADE, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv_0 = _conv_spade(baseline.conv_0, baseline.norm_1, dtype)
+        self.conv_1 = _conv_spade(baseline.conv_1, following, dtype)
+
+    def forward(self, x: Tensor, dx: Tensor, actv: Tensor) -> tuple[Tensor, Tensor]:
+        """x and dx, x behind norm_0, (B, H, W, C), activations [norm_1 | next norm_0] -> the same of the answer."""
+        dx = self.conv_0(dx, actv[..., :HIDDEN])
+        y = torch.empty_like(x)
+        return y, self.conv_1(dx, actv[..., HIDDEN:], residual=x, y=y)
+
+
+class FusedSPADELastBlock(nn.Module):
+    """The last of these: what follows has another size, and takes the answer's statistics."""
 
     def __init__(self, baseline: SPADEResnetBlock, dtype: torch.dtype) -> None:
         super().__init__()
-        self.norm_0 = _spade(baseline.norm_0, dtype)
-        self.conv_0 = ConvAct(_weights.plain(baseline.conv_0), NONE, dtype)
-        self.norm_1 = _spade(baseline.norm_1, dtype)
+        self.conv_0 = _conv_spade(baseline.conv_0, baseline.norm_1, dtype)
         self.conv_1 = ConvAct(_weights.plain(baseline.conv_1), NONE, dtype)
 
-    def forward(self, x: Tensor, stats: Tensor, actv: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, H, W, C), its statistics, activations [norm_0 | norm_1] (B, H, W, 256) -> the same of the answer."""
-        dx = self.norm_0(actv[..., :HIDDEN], x, stats)
-        inner = self.conv_0.new_stats(dx)
-        dx = self.conv_0(dx, stats=inner)
-        dx = self.norm_1(actv[..., HIDDEN:], dx, inner)
-        outer = self.conv_1.new_stats(dx)
-        return self.conv_1(dx, residual=x, stats=outer), outer
+    def forward(self, x: Tensor, dx: Tensor, actv: Tensor) -> tuple[Tensor, Tensor]:
+        """x and dx, x behind norm_0, (B, H, W, C), activations of norm_1 -> the answer and its statistics."""
+        dx = self.conv_0(dx, actv)
+        stats = self.conv_1.new_stats(dx)
+        return self.conv_1(dx, residual=x, stats=stats), stats
 
 
 class FusedSPADEUpBlock(nn.Module):
@@ -132,9 +148,11 @@ class FusedSPADEDecoder(nn.Module):
         found = [baseline.get_submodule(f"G_middle_{i}") for i in range(NUM_MIDDLE_BLOCKS)]
         blocks = [block for block in found if isinstance(block, SPADEResnetBlock)]
         norms = [norm for block in blocks for norm in (block.norm_0, block.norm_1)]
-        self.fc = ConvAct(_weights.plain(baseline.fc), NONE, dtype)
         self.mlp_shared = ConvAct(_shared(norms), RELU, dtype)
-        self.middle = nn.ModuleList(FusedSPADEBlock(block, dtype) for block in blocks)
+        self.fc = _conv_spade(baseline.fc, norms[0], dtype)
+        pairs = itertools.pairwise(blocks)
+        middle = [FusedSPADEBlock(block, following.norm_0, dtype) for block, following in pairs]
+        self.middle = nn.ModuleList([*middle, FusedSPADELastBlock(blocks[-1], dtype)])
         self.up_0 = FusedSPADEUpBlock(baseline.up_0, 2, NONE, dtype)
         self.up_1 = FusedSPADEUpBlock(baseline.up_1, 4, LEAKY, dtype, classes)
         shuffled = isinstance(baseline.conv_img, nn.Sequential)
@@ -152,11 +170,13 @@ class FusedSPADEDecoder(nn.Module):
         Returns:
             (B, 3, S, S') float32 in 0..1, S = 4 H * upscale; or (B, S, S', 3) uint8.
         """
-        stats = self.fc.new_stats(feature)
-        x = self.fc(feature, stats=stats)
         actv = self.mlp_shared(feature)
-        for block, part in zip(self.middle, actv.split(2 * HIDDEN, dim=-1), strict=True):
-            x, stats = block(x, stats, part)
+        x = feature.new_empty(*feature.shape[:-1], self.fc.bias.shape[0])
+        dx = self.fc(feature, actv[..., :HIDDEN], y=x)
+        *between, last = actv[..., HIDDEN:].split(2 * HIDDEN, dim=-1)
+        for block, part in zip(self.middle[:-1], between, strict=True):
+            x, dx = block(x, dx, part)
+        x, stats = self.middle[-1](x, dx, last)
         x, stats = self.up_0(x, stats, feature, want_stats=True)
         x, _ = self.up_1(x, stats, feature, want_stats=False)
         return self.conv_img(x, as_uint8)
@@ -175,6 +195,11 @@ def _has_class_kernels(baseline: SPADEDecoder) -> bool:
 
 def _spade(norm: SPADE, dtype: torch.dtype, classes: bool = False) -> SpadeConv:
     return SpadeConv(_weights.plain(norm.mlp_gamma), _weights.plain(norm.mlp_beta), LEAKY, dtype, classes)
+
+
+def _conv_spade(conv: nn.Module, norm: SPADE, dtype: torch.dtype) -> ConvSpade:
+    gamma, beta = _weights.plain(norm.mlp_gamma), _weights.plain(norm.mlp_beta)
+    return ConvSpade(_weights.plain(conv), gamma, beta, LEAKY, dtype)
 
 
 def _shared(norms: list[SPADE]) -> _weights.Conv:

@@ -9,6 +9,7 @@ from lpkernels.ops._op import Backend, Choice, Op, registry, requested_backends,
 from lpkernels.ops.conv_act import conv_act, pack_conv_weight, stat_parts
 from lpkernels.ops.conv_img import conv_img
 from lpkernels.ops.conv_pool import conv_pool
+from lpkernels.ops.conv_spade import conv_spade
 from lpkernels.ops.convnext_stage import convnext_stage
 from lpkernels.ops.depthwise_linear import depthwise_linear
 from lpkernels.ops.flow_warp import flow_warp
@@ -35,6 +36,7 @@ __all__ = [
     "conv_act",
     "conv_img",
     "conv_pool",
+    "conv_spade",
     "convnext_stage",
     "depthwise_linear",
     "flow_warp",

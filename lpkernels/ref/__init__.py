@@ -3,6 +3,7 @@
 from lpkernels.ref.conv_act import channel_parts, channel_stats, conv_act, conv_act_in, stats_like, whole_stats
 from lpkernels.ref.conv_img import conv_img, conv_img_in
 from lpkernels.ref.conv_pool import conv_pool, conv_pool_in
+from lpkernels.ref.conv_spade import conv_spade, conv_spade_in
 from lpkernels.ref.convnext_stage import convnext_stage, convnext_stage_in
 from lpkernels.ref.depthwise_linear import depthwise_linear, depthwise_linear_in, tile_count, tile_height
 from lpkernels.ref.flow_warp import flow_warp
@@ -31,6 +32,8 @@ __all__ = [
     "conv_img_in",
     "conv_pool",
     "conv_pool_in",
+    "conv_spade",
+    "conv_spade_in",
     "convnext_stage",
     "convnext_stage_in",
     "depthwise_linear",

@@ -80,6 +80,12 @@ def exact_ops() -> SimpleNamespace:
             stats.copy_(ref.stats_like(stats, answer))
         return answer
 
+    def conv_spade(y: Tensor | None, out: None, **arguments: Any) -> Tensor:
+        answer, before = ref.conv_spade(**arguments)
+        if y is not None:
+            y.copy_(before)
+        return answer
+
     def flow_warp(want_deformation: bool, **arguments: Any) -> tuple[Tensor, Tensor]:
         return ref.flow_warp(**arguments, want_deformation=want_deformation)
 
@@ -92,6 +98,7 @@ def exact_ops() -> SimpleNamespace:
         **{name: getattr(ops, name) for name in ops.__all__ if name.startswith("pack_")},
         stat_parts=ops.stat_parts,
         conv_act=conv_act,
+        conv_spade=conv_spade,
         conv_pool=written(ref.conv_pool),
         upsample_conv=written(ref.upsample_conv),
         spade_conv=written(ref.spade_conv),
