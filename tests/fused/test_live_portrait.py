@@ -187,7 +187,7 @@ def test_the_finite_check_names_the_layer() -> None:
     model.check_finite()
     model.render(source, kp_driving)
     model.spade_generator.middle[3].conv_0.bias[0] = float("inf")
-    with pytest.raises(LpkernelsError, match=r"spade_generator\.middle\.3\.conv_0 \(ConvAct\) is the first layer"):
+    with pytest.raises(LpkernelsError, match=r"spade_generator\.middle\.3\.conv_0 \(ConvSpade\) is the first layer"):
         model.render(source, kp_driving)
     model.check_finite(False)
     model.render(source, kp_driving)
@@ -198,7 +198,7 @@ def test_description(fused: FusedLivePortrait) -> None:
     lines = text.splitlines()
     middle = [line for line in lines if "spade_generator.middle.*.conv_0 (6)" in line]
     assert len(middle) == 1
-    assert middle[0].split()[2:4] == ["conv_act", ops.registry()["conv_act"].choose("cpu").backend]
+    assert middle[0].split()[2:4] == ["conv_spade", ops.registry()["conv_spade"].choose("cpu").backend]
     assert "cuda: needs cuda tensors" in middle[0]
     for name in ("flow_warp", "sparse_motion", "mask_conv3d", "occlusion_head", "conv_img", "upsample_conv"):
         assert any(name in line for line in lines), name
