@@ -36,7 +36,7 @@ class FusedSPADEBlock(nn.Module):
         self.conv_1 = _conv_spade(baseline.conv_1, following, dtype)
 
     def forward(self, x: Tensor, dx: Tensor, actv: Tensor) -> tuple[Tensor, Tensor]:
-        """x and dx, x behind norm_0, (B, H, W, C), activations [norm_1 | next norm_0] -> the same of the answer."""
+        """x (B, H, W, C), dx = norm_0(x), activations [norm_1 | next norm_0] -> y, and dx of the next block."""
         dx = self.conv_0(dx, actv[..., :HIDDEN])
         y = torch.empty_like(x)
         return y, self.conv_1(dx, actv[..., HIDDEN:], residual=x, y=y)
@@ -51,7 +51,7 @@ class FusedSPADELastBlock(nn.Module):
         self.conv_1 = ConvAct(_weights.plain(baseline.conv_1), NONE, dtype)
 
     def forward(self, x: Tensor, dx: Tensor, actv: Tensor) -> tuple[Tensor, Tensor]:
-        """x and dx, x behind norm_0, (B, H, W, C), activations of norm_1 -> the answer and its statistics."""
+        """x (B, H, W, C), dx = norm_0(x), activations of norm_1 -> the answer and its statistics."""
         dx = self.conv_0(dx, actv)
         stats = self.conv_1.new_stats(dx)
         return self.conv_1(dx, residual=x, stats=stats), stats
