@@ -70,7 +70,7 @@ def test_check_finite_names_the_layer() -> None:
     with torch.no_grad():
         network.fc.bias.fill_(float("inf"))
     lpkernels.accelerate(network, check_finite=True)
-    with pytest.raises(LpkernelsError, match=r"fc \(ConvAct\) is the first layer to give inf or NaN"):
+    with pytest.raises(LpkernelsError, match=r"fc \(ConvSpade\) is the first layer to give inf or NaN"):
         network(torch.zeros(1, 64, 16, 16))
 
 
