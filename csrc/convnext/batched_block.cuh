@@ -172,14 +172,8 @@ void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, int thread
 
 // Whether the current GPU takes many images of so many channels that are widened to so many.
 inline bool takes_many_images(int channels, int wide) {
-#ifdef LPKERNELS_SM90A
-  int major = 0;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, hopper::current_device());
-  return major == 9 && channels % 32 == 0 && channels <= DepthwiseNormTile<4, 6>::kMostChannels &&
+  return hopper::runs_here() && channels % 32 == 0 && channels <= DepthwiseNormTile<4, 6>::kMostChannels &&
          wide % hopper::kBoxChannels == 0 && wide <= GrnFactors::kMostDepth;
-#else
-  return false;
-#endif
 }
 
 // Rows of squares for an image.

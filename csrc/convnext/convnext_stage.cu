@@ -1,5 +1,5 @@
-// convnext_stage on GPUs with clusters of blocks (sm_90, sm_100): one kernel for all images, or for one after the
-// other, where the GPU holds all of its blocks at once (convnext_stage.cuh); many images on Hopper as three kernels for
+// convnext_stage on GPUs with clusters of blocks (sm_90, sm_100): on Hopper one kernel for all images, or for one after
+// the other, where the GPU holds all of its blocks at once (convnext_stage.cuh), and many images as three kernels for
 // each block of the network (batched_block.cuh); else its two halves as kernels of their own.
 #include "convnext/convnext_stage.cuh"
 
@@ -133,7 +133,7 @@ Tensor convnext_stage_cuda(const Tensor& x, const Tensor& taps, const Tensor& ta
     return y;
   }
   for (p.batch = in.batch; p.batch > 0; p.batch = p.batch > 1 ? 1 : 0) {  // all at once, then one by one
-    if (run_as_one(p, in.batch, wide_weight, weight, bias, stream)) {
+    if (hopper::runs_here() && run_as_one(p, in.batch, wide_weight, weight, bias, stream)) {
       return y;
     }
   }

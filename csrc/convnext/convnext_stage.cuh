@@ -6,15 +6,17 @@
 // Layouts: x, y (B, H, W, C), h (B, H, W, N), squares (B, tiles, N) as in the two ops, their weights with the block in
 // front. A thread block has the same places of both ops throughout, a multiprocessor to itself, and meets all others in
 // a barrier of the grid between the halves. Its weights of either half come by TMA as soon as those before them have
-// been read, a whole block of the network ahead.
+// been read, a whole block of the network ahead; the products are wgmma's (warpgroup_product.cuh), for Hopper alone.
 //
-// It is a sequence of some twenty short steps; by stamps, in the third published stage, of 28,000 clocks a block of the
-// network 5,200 are the two barriers, 3,300 v on its way through the cluster, 4,000 the two products, 2,000 the
-// convolution on the tensor cores, 3,600 the two ends with GELU and sums.
+// It is a sequence of some twenty short steps, most of them waits: for the barriers, 5,200 clocks a block of the
+// network by stamps in the third published stage, for v on its way through the cluster, 3,300, and for x and h out of
+// the L2. Of its arithmetic the convolution takes 2,000 clocks, the two ends with GELU and sums 3,600; the two
+// products, with the sums of v beside the first, by count 2,000.
 #pragma once
 
 #include "convnext/depthwise_linear.cuh"
 #include "convnext/grn_linear.cuh"
+#include "convnext/warpgroup_product.cuh"
 
 namespace lpkernels::convnext {
 
@@ -58,6 +60,9 @@ struct StageMemory {
   static constexpr int kWork = kProjectWeights + Project::Product::kWeightBytes;
 };
 
+// Asks for weights: of the last warpgroup, which never has sums to stage.
+constexpr int kAskingThread = kThreads - kWarpgroup;
+
 // A thread block's weights of one half: one thread asks for those of a block of the network, all wait for them.
 template <class Product>
 struct BoxedWeights {
@@ -66,7 +71,7 @@ struct BoxedWeights {
   uint64_t* arrival;
 
   __device__ void ask(int block, int first_n, int first_k) const {
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == kAskingThread) {
       expect_bytes(arrival, Product::kWeightBytes);
 #pragma unroll 1
       for (int i = 0; i < Product::kBoxes; ++i) {
@@ -80,7 +85,7 @@ struct BoxedWeights {
 // Grid: as many thread blocks as either op has, in whole clusters.
 template <class Expand, class Project>
 __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __grid_constant__ ConvNextStage p) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Memory = StageMemory<Expand, Project>;
   unsigned char* memory = shared_memory();
   auto* arrivals = reinterpret_cast<uint64_t*>(memory);  // one of expand's, two of project's, and their weights'
@@ -98,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
   const auto expands = [&](int block) { return block < blocks_of<Expand>(p.expand, p.batch); };
   const auto projects = [&](int block) { return block < blocks_of<Project>(p.project, p.batch); };
 
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == kAskingThread) {
 #pragma unroll
     for (int i = 0; i < 5; ++i) {
       init_arrivals(arrivals + i);
@@ -170,15 +175,14 @@ struct StageVariant {
   static constexpr auto kKernel = &convnext_stage_kernel<Expand, Project>;
 };
 
-template <int GroupsM, int GroupsK, int WarpColumns, int StagedGroups = GroupsK>
-using Boxed = HeldProduct<GroupsM, GroupsK, /*Held=*/0, WarpColumns, /*Boxed=*/true, StagedGroups>;
-
 // Thread blocks: 128, 128, 96 and 96; of 64, 32, 64 and 32 pixels by 192, 192, 64 and 64 outputs, and 32, 32, 64 and 64
 // by 96, 96, 64 and 64.
-using Stage96 = StageVariant<DepthwiseWork<8, Boxed<2, 1, 24>>, GrnWork<Boxed<1, 4, 24>>, 2>;
-using Stage192 = StageVariant<DepthwiseWork<4, Boxed<1, 2, 24>>, GrnWork<Boxed<1, 4, 24>>, 2>;
-using Stage384 = StageVariant<DepthwiseWork<8, Boxed<2, 4, 32>>, GrnWork<Boxed<2, 4, 32>>, 8>;
-using Stage768 = StageVariant<DepthwiseWork<4, Boxed<1, 8, 32, 4>>, GrnWork<Boxed<2, 4, 32, 2>>, 8>;
+using NarrowProject = GrnWork<WarpgroupProduct<32, 96, 384>>;
+using WideProject = GrnWork<WarpgroupProduct<64, 64, 384>>;
+using Stage96 = StageVariant<DepthwiseWork<8, WarpgroupProduct<64, 192, 96>>, NarrowProject, 2>;
+using Stage192 = StageVariant<DepthwiseWork<4, WarpgroupProduct<32, 192, 192>>, NarrowProject, 2>;
+using Stage384 = StageVariant<DepthwiseWork<8, WarpgroupProduct<64, 64, 384>>, WideProject, 8>;
+using Stage768 = StageVariant<DepthwiseWork<4, WarpgroupProduct<32, 64, 768>>, WideProject, 8>;
 
 // Fills in what both ops derive from their sizes, and calls run(variant, blocks of the grid, bytes of shared memory).
 template <class Run>

@@ -28,7 +28,8 @@ struct Chunks {
 template <class Product, int PatchH>
 struct DepthwiseMemory : DepthwiseOffsets {
   static constexpr int kPixels = PatchH * kPatchW;
-  static constexpr int kPlaces = 2 * Product::kGroups;  // of chunks in a: a power of two, and a cluster's most or more
+  static constexpr int kPlaces =
+      Product::kDepth / kChunk;  // of chunks in a: a power of two, and a cluster's most or more
   static constexpr int kChunkSize = kPixels * kChunk;
   static constexpr int kChunkBytes = static_cast<int>(sizeof(__half)) * kChunkSize;
   static constexpr int kSlots = Product::kBoxed ? 0 : Product::kWeightBytes;
@@ -44,7 +45,7 @@ struct DepthwiseMemory : DepthwiseOffsets {
       place(kSlots + (least > kA ? least : kA));
     }
     apart = a >= kSlots + slots;
-    static_assert(Product::kDepth == kPlaces * kChunk);
+    static_assert(Product::kDepth == kPlaces * kChunk && std::has_single_bit(unsigned{kPlaces}));
   }
 
   // The chunk's place in block `rank`.
@@ -60,7 +61,7 @@ struct DepthwiseMemory : DepthwiseOffsets {
     bias = end_of_a > kSumsEnd ? end_of_a : kSumsEnd;
     weight_totals = bias + kRow;
     weight_sums = weight_totals + kRow;
-    statistics = weight_sums + kRow * Product::kGroups;
+    statistics = weight_sums + Product::kWeightSumsBytes;
     norms = statistics + sizeof(float2) * PixelSums<Product>::kParts * kPixels;
     targets = norms + sizeof(float2) * kPixels;
     bytes = targets + sizeof(int) * kPixels;
@@ -77,6 +78,7 @@ __device__ void clear_rest(const Chunks& chunks, int own, int thread, __half* a)
     for (int i = thread; i < Memory::kChunkBytes / 16; i += kThreads) {
       to[i] = make_uint4(0, 0, 0, 0);
     }
+    publish_to_copies();  // and to the tensor cores
   }
 }
 

@@ -62,7 +62,7 @@ struct DepthwiseWork {
         columns[i].load(p, chunks.first + i, thread, taps_bias(i));
       }
     }
-    if (!Product::kBoxed) {
+    if constexpr (!Product::kBoxed) {
       Product(thread).load_shared(p.weight, place.first_n, p.outputs, 0, p.channels, weights);
     }
     commit_copies();
@@ -121,7 +121,9 @@ struct DepthwiseWork {
     }
     share_chunks<Memory>(chunks, place.own, place.base, p.cluster, thread, a, arrivals);
     Product product(thread);
-    product.load_held(p.weight, place.first_n, p.outputs, 0, p.channels);
+    if constexpr (!Product::kBoxed) {
+      product.load_held(p.weight, place.first_n, p.outputs, 0, p.channels);
+    }
     wait_for_copies<0>();  // a block may have no chunk to wait for
     before_product();
     add_up_weights(product, weights, reinterpret_cast<float*>(memory + p.at.weight_sums), weight_totals(p));
@@ -134,8 +136,9 @@ struct DepthwiseWork {
     wait_for_cluster();  // what this block sent has arrived
     __syncthreads();     // a and the weights have been read: the sums take their place
     after_product();
-    if (thread < kPixels) {
-      norms[thread] = PixelSums<Product>::norm(statistics, thread, p.channels);
+    // By the last threads: they have no sums to stage where not all multiply.
+    if (const int pixel = kThreads - 1 - thread; pixel < kPixels) {
+      norms[pixel] = norm_of<Product>(statistics, pixel, p.channels);
     }
     product.stage(sums);
     __syncthreads();

@@ -38,7 +38,7 @@ struct Piece {
       : pixel(thread / kVectors), column(thread % kVectors * 8), takes_part(pixel < kPixels) {}
 
   __device__ __half* place(__half* a, int i) const {
-    return a + (pixel + i * kPixels) * SplitMemory<Product>::kPitch + column;
+    return a + SplitMemory<Product>::place(pixel + i * kPixels, column);
   }
 
   // Zeros outside the image and beyond K. x: the piece's first number; pixels: of the image from there on.
@@ -195,7 +195,7 @@ struct GrnWork {
     const int k = block_k() + 4 * thread;
     gamma = thread < at.quads && k < p.depth ? *reinterpret_cast<const float4*>(p.gamma + k)
                                              : make_float4(0.f, 0.f, 0.f, 0.f);
-    if (!Product::kBoxed) {
+    if constexpr (!Product::kBoxed) {
       product.load_weights(p.weight, place.first_n, p.outputs, first_k(), p.depth, weights);
     }
     copy_bias<Product>(p.bias, place.first_n, p.outputs, thread, bias());
@@ -229,6 +229,9 @@ struct GrnWork {
     const float inverse = inverse_mean(reinterpret_cast<const float*>(memory + Memory::kSums),
                                        p.splits * p.tiles * at.senders, p.depth, thread % 32);
     piece.scale(reinterpret_cast<const float*>(memory + Memory::kGains), inverse, depth(p), a);
+    if constexpr (Product::kBoxed) {
+      publish_to_copies();  // and to the tensor cores
+    }
     before_product();
     __syncthreads();
     multiply(product, a, weights);

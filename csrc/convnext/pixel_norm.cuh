@@ -89,21 +89,22 @@ struct PixelSums {
       }
     }
   }
-
-  // Mean and one over deviation of a pixel, from all parts.
-  __device__ static float2 norm(const float2* parts, int pixel, int channels) {
-    float2 total = parts[pixel];
-#pragma unroll
-    for (int part = 1; part < kParts; ++part) {
-      const float2 more = parts[part * Product::kRows + pixel];
-      total.x += more.x;
-      total.y += more.y;
-    }
-    const float inverse_count = approximate_reciprocal(static_cast<float>(channels));
-    const float mean = total.x * inverse_count;
-    const float variance = fmaxf(fmaf(-mean, total.x, total.y) * inverse_count, 0.f);
-    return make_float2(mean, rsqrtf(variance + kEpsilon));
-  }
 };
+
+// Mean and one over deviation of a pixel, from all parts.
+template <class Product>
+__device__ float2 norm_of(const float2* parts, int pixel, int channels) {
+  float2 total = parts[pixel];
+#pragma unroll
+  for (int part = 1; part < PixelSums<Product>::kParts; ++part) {
+    const float2 more = parts[part * Product::kRows + pixel];
+    total.x += more.x;
+    total.y += more.y;
+  }
+  const float inverse_count = approximate_reciprocal(static_cast<float>(channels));
+  const float mean = total.x * inverse_count;
+  const float variance = fmaxf(fmaf(-mean, total.x, total.y) * inverse_count, 0.f);
+  return make_float2(mean, rsqrtf(variance + kEpsilon));
+}
 
 }  // namespace lpkernels::convnext

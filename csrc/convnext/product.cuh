@@ -3,8 +3,8 @@
 //
 // A is in shared memory, 8 of a row's k next to each other; W (N, K) is loaded by the first instructions of a kernel,
 // before the kernel ahead of it has ended: Held of three steps of it to registers, the rest to shared memory. GroupsK
-// of the warps share a product's k, GroupsM its rows and the others its columns: a warp owns 32 rows, WarpColumns
-// columns and 96 products of each sum.
+// of the warps share a product's k, GroupsM its rows and the others its columns: a warp owns 32 rows, 24 columns and 96
+// products of each sum.
 #pragma once
 
 #include <bit>
@@ -18,10 +18,10 @@ constexpr float kEpsilon = 1e-6f;  // of every norm in ConvNeXt V2
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 constexpr int kLargestCluster = 8;  // that every GPU with clusters has
-constexpr int kWarpRows = 32;
-constexpr int kStep = 32;  // k of two products of the tensor cores
-constexpr int kSteps = 3;  // of a warp
-constexpr int kBoxDepth = 64;
+constexpr int kWarpRows = 32, kWarpColumns = 24;
+constexpr int kStep = 32;      // k of two products of the tensor cores
+constexpr int kSteps = 3;      // of a warp
+constexpr int kBoxDepth = 64;  // k of W's boxes (load_box)
 
 // At the front of a block's shared memory: its counts of what the cluster sends it.
 constexpr size_t kArrivalsBytes = 128;
@@ -63,10 +63,8 @@ __device__ float sum_of_lanes(float v) {
   return v;
 }
 
-// Boxed: W comes in boxes of 64 k (load_box), Held is 0.
-template <int GroupsM, int GroupsK, int Held, int WarpColumns = 24, bool Boxed = false, int StagedGroups = GroupsK>
+template <int GroupsM, int GroupsK, int Held>
 struct HeldProduct {
-  static constexpr int kWarpColumns = WarpColumns;
   static constexpr int kRows = GroupsM * kWarpRows;
   static constexpr int kColumns = kWarps / GroupsM / GroupsK * kWarpColumns;  // of a block
   static constexpr int kGroups = GroupsK;
@@ -74,14 +72,11 @@ struct HeldProduct {
   static constexpr int kDepth = GroupsK * kSteps * kStep;  // the most k that a block holds weights of
   static constexpr int kHeld = Held;                       // steps whose weights are in registers
   static constexpr int kTiles = kWarpColumns / 8;
-  static constexpr bool kBoxed = Boxed;
-  static constexpr int kBoxes = ceil_div(kDepth, kBoxDepth);
-  static constexpr int kBoxBytes = kColumns * kBoxDepth * 2;
-  static constexpr int kWeightBytes = Boxed ? kBoxes * kBoxBytes : 16 * (kSteps - kHeld) * kTiles * kThreads;
-  static_assert(!Boxed || Held == 0);
+  static constexpr bool kBoxed = false;  // whether W comes in boxes
+  static constexpr int kWeightBytes = 16 * (kSteps - kHeld) * kTiles * kThreads;
+  static constexpr int kWeightSumsBytes = sizeof(float) * kColumns * kGroups;
   static constexpr int kPitch = kColumns + 8;  // floats between rows of sums: four of a warp's lie in different banks
-  static constexpr int kStagedGroups = StagedGroups;  // all, or half of them, to save memory
-  static constexpr size_t kStagedBytes = sizeof(float) * kStagedGroups * kRows * kPitch;
+  static constexpr size_t kStagedBytes = sizeof(float) * kGroups * kRows * kPitch;
   // The threads that add up the groups' sums: each has four columns of every kSlices-th row.
   static constexpr int kQuads = kColumns / 4;
   static constexpr int kSlices = std::bit_floor(static_cast<unsigned>(kThreads / kQuads));
@@ -158,10 +153,6 @@ struct HeldProduct {
         for (int i = 0; i < 4; ++i) {
           w[j][i] = weights[step < kHeld ? step : 0][j][i];
         }
-      } else if (kBoxed) {
-        const int vector = first_k() / 8 + 4 * step + lane() / 8, row = lane() % 8;
-        load_matrices(
-            w[j], shared + vector / 8 * (kBoxBytes / 16) + (first_column() + 8 * j + row) * 8 + ((vector ^ row) & 7));
       } else {
         load_matrices(w[j], shared + place(step, j, lane() % 8, lane() / 8));
       }
@@ -202,29 +193,15 @@ struct HeldProduct {
   // The sums of this block's groups as staged[group][row][column], from where any thread may add them up after a
   // barrier.
   __device__ void stage(float* staged) {
-    float* own = staged + (group() % kStagedGroups * kRows + lane() / 4) * kPitch + first_column() + lane() % 4 * 2;
-    const auto each = [&](auto&& run) {
+    float* own = staged + (group() * kRows + lane() / 4) * kPitch + first_column() + lane() % 4 * 2;
 #pragma unroll
-      for (int m = 0; m < kWarpRows / 16; ++m) {
+    for (int m = 0; m < kWarpRows / 16; ++m) {
 #pragma unroll
-        for (int j = 0; j < kTiles; ++j) {
-          auto* place = reinterpret_cast<float2*>(own + row(m) * kPitch + 8 * j);
-          run(place[0], sums[m][j][0], sums[m][j][1]);
-          run(place[4 * kPitch], sums[m][j][2], sums[m][j][3]);
-        }
+      for (int j = 0; j < kTiles; ++j) {
+        auto* place = reinterpret_cast<float2*>(own + row(m) * kPitch + 8 * j);
+        place[0] = make_float2(sums[m][j][0], sums[m][j][1]);
+        place[4 * kPitch] = make_float2(sums[m][j][2], sums[m][j][3]);
       }
-    };
-    const auto store = [](float2& to, float x, float y) { to = make_float2(x, y); };
-    if (kStagedGroups == kGroups) {
-      each(store);
-      return;
-    }
-    if (group() >= kStagedGroups) {
-      each(store);
-    }
-    __syncthreads();
-    if (group() < kStagedGroups) {
-      each([](float2& to, float x, float y) { to = make_float2(to.x + x, to.y + y); });
     }
   }
 
@@ -233,7 +210,7 @@ struct HeldProduct {
     const float* own = staged + row * kPitch + column;
     float4 sum = *reinterpret_cast<const float4*>(own);
 #pragma unroll
-    for (int group = 1; group < kStagedGroups; ++group) {
+    for (int group = 1; group < kGroups; ++group) {
       sum = sum + *reinterpret_cast<const float4*>(own + group * kRows * kPitch);
     }
     return sum;

@@ -118,6 +118,17 @@ inline int multiprocessors() {
   return std::max(count, 1);
 }
 
+// Whether the current GPU is one and the library holds code for it.
+inline bool runs_here() {
+#ifdef LPKERNELS_SM90A
+  int major = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, current_device());
+  return major == 9;
+#else
+  return false;
+#endif
+}
+
 // Raises unless this is a Hopper GPU and the library holds code for it: elsewhere conv_kernel has no body.
 inline void check_hopper() {
 #ifndef LPKERNELS_SM90A

@@ -70,9 +70,10 @@ def convnext_stage(
         h, squares = depthwise_linear(x, taps, taps_bias, wide_weight, wide_bias)
         x          = grn_linear(h, squares, gamma, weight, bias, residual = x)
 
-    Where the layer norm's affine and GRN's beta have gone, those two ops say. On GPUs with thread-block clusters that
-    hold all of its blocks at once (of an image of the published stages, on 132 multiprocessors) it is one kernel for
-    an image, up to three images; for more images on Hopper three kernels for each of the N blocks.
+    Where the layer norm's affine and GRN's beta have gone, those two ops say. On Hopper GPUs that hold all of its
+    blocks at once (of an image of the published stages, on 132 multiprocessors) it is one kernel for an image, up to
+    three images; for more images three kernels for each of the N blocks. Other GPUs with thread-block clusters have two
+    kernels for each of them.
 
     Args:
         x: (B, H, W, C), channels-last, float16, bfloat16 or float32.

@@ -124,11 +124,21 @@ def test_grn_linear(kernels: Path, shape: tuple[int, ...]) -> None:
         (1, 3, 2, 8, 1),
         (2, 3, 10, 96, 2),  # clusters of two and one
         (1, 3, 9, 104, 3),  # thread blocks without a part in the second half
-        (1, 3, 3, 200, 1),  # sums of four blocks, two boxes of weights for each group of warps
+        (1, 3, 3, 200, 1),  # sums of four blocks; one warpgroup multiplies, before it two or three
     ],
 )
 def test_convnext_stage(kernels: Path, shape: tuple[int, ...]) -> None:
+    check_convnext_stage(kernels, shape, stage_inputs(shape, HALF))
+
+
+def test_convnext_stage_of_pixels_far_from_zero(kernels: Path) -> None:
+    shape = (1, 4, 5, 56, 1)
     inputs = stage_inputs(shape, HALF)
+    inputs[2] += 32
+    check_convnext_stage(kernels, shape, inputs)
+
+
+def check_convnext_stage(kernels: Path, shape: tuple[int, ...], inputs: Sequence[Tensor]) -> None:
     truth, own = ref.convnext_stage(*[tensor.double() for tensor in inputs]), ref.convnext_stage_in(HALF, *inputs)
     y = torch.frombuffer(run(kernels, "convnext_stage", shape, inputs), dtype=HALF).reshape(truth.shape)
     assert_within_pytorchs_own_error(y, own, truth)

@@ -122,6 +122,7 @@ struct Fiber {
   Block* block;
   std::vector<std::vector<Copy>> groups;
   std::vector<Copy> open;
+  std::vector<std::function<void()>> products;  // that tensor cores have not done yet
   int awaited = -1;  // of the cluster's barrier
   int met = -1;      // of the grid's
   bool done = false;
