@@ -58,6 +58,41 @@ def upsample_conv_phases(weight: Tensor, scale: int, upsampled: tuple[bool, ...]
     return phases
 
 
+def upsample_conv_products(weight: Tensor) -> Tensor:
+    """The same convolution in h and w as products that the phases share: 9 instead of the 16 or 25 of all phases.
+
+    Along an axis, with d[i] = x[i] - x[i - 1], the large pixels made of small pixel i are ::
+
+        first = (w0 + w1 + w2) x[i] - w0 d[i],   last = (w0 + w1 + w2) x[i] + w2 d[i + 1]
+
+    and all between (scale 4) the shared product alone. In h and w every large pixel is a sum of products of differences
+    in both: nine kernels without taps, whatever the scale. ``upsample_conv_phases`` has each phase by itself.
+
+    Args:
+        weight: (O, C, [3,] 3, 3).
+
+    Returns:
+        (3, 3, O, C[, 3]): for x[i - 1] - x[i], for x[i], for x[i + 1] - x[i] along h; likewise along w.
+    """
+    taps = weight.new_tensor([[1, 0, 0], [1, 1, 1], [0, 0, 1]])  # summed into each product of an axis
+    return torch.einsum("oc...yx,py,qx->pqoc...", weight, taps, taps)
+
+
+def phases_of_products(products: Tensor, scale: int) -> Tensor:
+    """What ``upsample_conv_products`` answers, channels last, as the kernels of 2 x 2 taps of each phase.
+
+    Args:
+        products: (3, 3, O, ..., C).
+        scale: 2 or 4.
+
+    Returns:
+        (P, O, ..., 2, 2, C), P = 4 or 9, as ``ops.pack_upsample_weight`` lays them out.
+    """
+    first, last, between = [[1, 0, 0], [-1, 1, 0]], [[0, 1, -1], [0, 0, 1]], [[0, 0, 0], [0, 1, 0]]
+    axis = products.new_tensor([first, last] if scale == 2 else [first, between, last])  # phase, tap, product
+    return torch.einsum("riy,sjx,yxo...c->rso...ijc", axis, axis, products).flatten(0, 1)
+
+
 # An image enlarged 4 times (nearest) and convolved with 3x3 taps takes 3 values per small pixel and axis: one for its
 # first, one for its two inner and one for its last row. Stored so, 3 x 3 for each small pixel, it is a grid of classes;
 # CLASS_OF_ROW says which class each of the 4 rows is.

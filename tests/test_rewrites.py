@@ -67,6 +67,37 @@ def test_upsample_conv_3d_keeps_depth() -> None:
     assert_equal(run_phases(x, rewrites.upsample_conv_phases(weight, 2, upsampled), 2, upsampled), expected)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([2, 4]), st.tuples(st.integers(1, 5), st.integers(1, 6)))
+def test_upsample_conv_products_2d(scale: int, size: tuple[int, int]) -> None:
+    """Each large pixel is the sum of the products of its axis' differences, the shared one among them."""
+    x, weight = normal(2, 3, *size), normal(4, 3, 3, 3)
+    padded = F.pad(x, (1, 1, 1, 1))
+    down = torch.stack([padded[:, :, :-2], padded[:, :, 1:-1], padded[:, :, 2:]])
+    down = torch.stack([down[0] - down[1], down[1], down[2] - down[1]])
+    both = torch.stack([down[..., :-2] - down[..., 1:-1], down[..., 1:-1], down[..., 2:] - down[..., 1:-1]], 1)
+    products = torch.einsum("pqoc,pqbchw->pqbohw", rewrites.upsample_conv_products(weight), both)
+    large = normal(2, 4, *(scale * side for side in size))
+    of_row = {0: (0, 1), scale - 1: (1, 2)}  # the products that make a large row, or column
+    for r in range(scale):
+        for c in range(scale):
+            parts = [products[p, q] for p in of_row.get(r, (1,)) for q in of_row.get(c, (1,))]
+            large[:, :, r::scale, c::scale] = torch.stack(parts).sum(0)
+    assert_equal(large, F.conv2d(F.interpolate(x, scale_factor=scale), weight, padding=1))
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_phases_of_products(scale: int) -> None:
+    weight, upsampled = normal(5, 4, 3, 3, 3), (False, True, True)
+    products = rewrites.upsample_conv_products(weight).movedim(3, -1)
+    phases = rewrites.phases_of_products(products, scale)
+    for phase, expected in zip(phases, rewrites.upsample_conv_phases(weight, scale, upsampled), strict=True):
+        taps = expected.weight.movedim(1, -1)
+        height, width = taps.shape[2:4]
+        assert_equal(phase[:, :, 2 - height :, 2 - width :], taps)
+        assert phase.abs().sum().isclose(phase[:, :, 2 - height :, 2 - width :].abs().sum())
+
+
 @pytest.mark.parametrize(("scale", "kernels", "taps"), [(2, 4, 16), (4, 9, 25)])
 def test_upsample_conv_counts(scale: int, kernels: int, taps: int) -> None:
     phases = rewrites.upsample_conv_phases(normal(1, 1, 3, 3), scale, (True, True))

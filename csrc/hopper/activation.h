@@ -3,7 +3,7 @@
 #pragma once
 
 #include "common/stable.h"
-#include "hopper/conv_shape.h"
+#include "hopper/neighbors.h"
 
 namespace lpkernels::hopper {
 
@@ -45,19 +45,21 @@ inline Activation activation(const char* op, const char* name, const Tensor& ten
   return {tensor.data_ptr(), p, size(0), static_cast<int>(d), size(dims - 3), size(dims - 2), size(dims - 1)};
 }
 
-// The convolution of `x` with a contiguous weight (O, [3,] taps, taps, C), its taps as `grid` needs them; (phases, O,
-// ...) where x is enlarged, (phases * O, ...) from classes.
-inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& weight, Grid grid) {
-  const bool enlarges = grid != Grid::kSame && grid != Grid::kFromClasses;
-  const int64_t dims = weight.dim(), first_tap = enlarges ? 2 : 1, axes = dims - first_tap - 1;
-  STD_TORCH_CHECK(axes == 2 || axes == 3, op, ": weight must have shape (", enlarges ? "phases, " : "",
-                  "O, taps..., C), got ", shape_string(weight));
-  STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Half && weight.is_cuda() && weight.is_contiguous() &&
-                      weight.size(dims - 1) == x.channels && x.channels % 8 == 0 &&
+// Raises unless `weight` is contiguous and aligned, with the channels of `x` innermost and `dims` dimensions.
+inline void check_weight(const char* op, const Activation& x, const Tensor& weight, int64_t dims) {
+  STD_TORCH_CHECK(weight.dim() == dims && weight.scalar_type() == ScalarType::Half && weight.is_cuda() &&
+                      weight.is_contiguous() && weight.size(dims - 1) == x.channels && x.channels % 8 == 0 &&
                       reinterpret_cast<uintptr_t>(weight.data_ptr()) % 16 == 0,
-                  op, ": weight must be contiguous float16 with the ", x.channels, " channels of x, got ",
-                  shape_string(weight));
-  STD_TORCH_CHECK(axes == 3 || x.depth == 1, op, ": a volume needs taps in depth, got weight ", shape_string(weight));
+                  op, ": weight must be contiguous, aligned float16 of ", dims, " dimensions with the ", x.channels,
+                  " channels of x, got ", shape_string(weight));
+}
+
+// The convolution of `x` with a contiguous weight (O, [3,] taps, taps, C), its taps odd; (16 O, 3, 3, C) from classes.
+inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& weight, Grid grid) {
+  const int64_t dims = weight.dim();
+  STD_TORCH_CHECK(dims == 4 || dims == 5, op, ": weight must have shape (O, taps..., C), got ", shape_string(weight));
+  check_weight(op, x, weight, dims);
+  STD_TORCH_CHECK(dims == 5 || x.depth == 1, op, ": a volume needs taps in depth, got weight ", shape_string(weight));
   const auto size = [&](int64_t dim) { return static_cast<int>(weight.size(dim)); };
   ConvShape shape{.batch = x.batch,
                   .depth = x.depth,
@@ -65,7 +67,7 @@ inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& w
                   .width = x.width,
                   .channels = x.channels,
                   .outputs = 0,
-                  .taps_d = axes == 3 ? size(first_tap) : 1,
+                  .taps_d = dims == 5 ? size(1) : 1,
                   .taps_h = size(dims - 3),
                   .taps_w = size(dims - 2),
                   .grid = grid};
@@ -74,15 +76,32 @@ inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& w
                   " is no grid of classes, 3 by 3 for each pixel");
   shape.height /= stride;
   shape.width /= stride;
-  const bool odd = shape.taps_h % 2 == 1 && shape.taps_w % 2 == 1;
-  const int needed = grid == Grid::kFromClasses ? 3 : 2;
-  STD_TORCH_CHECK(
-      shape.taps_d % 2 == 1 && (grid == Grid::kSame ? odd : shape.taps_h == needed && shape.taps_w == needed), op,
-      ": weight has the wrong number of taps: ", shape_string(weight));
-  STD_TORCH_CHECK(enlarges ? size(0) == shape.phases() : size(0) % shape.phases() == 0, op,
-                  ": weight must have its outputs for each of ", shape.phases(), " phases, got ", shape_string(weight));
-  shape.outputs = enlarges ? size(1) : size(0) / shape.phases();
+  const bool odd = shape.taps_h % 2 == 1 && shape.taps_w % 2 == 1, three = shape.taps_h == 3 && shape.taps_w == 3;
+  STD_TORCH_CHECK(shape.taps_d % 2 == 1 && (grid == Grid::kSame ? odd : three), op,
+                  ": weight has the wrong number of taps: ", shape_string(weight));
+  STD_TORCH_CHECK(size(0) % shape.phases() == 0, op, ": weight must have its outputs for each of ", shape.phases(),
+                  " phases, got ", shape_string(weight));
+  shape.outputs = size(0) / shape.phases();
   return shape;
+}
+
+// The convolution of `x` enlarged with a weight (3, 3, O, [3,] C) of shared products (neighbors.h).
+inline ConvShape neighbor_shape(const char* op, const Activation& x, const Tensor& weight) {
+  const int64_t dims = weight.dim(), volume = dims == 5;
+  STD_TORCH_CHECK((dims == 4 || dims == 5) && weight.size(0) == kNeighbors && weight.size(1) == kNeighbors &&
+                      (volume ? weight.size(3) == 3 : x.depth == 1),
+                  op, ": weight must have shape (3, 3, O, C), or (3, 3, O, 3, C) for a volume, got ",
+                  shape_string(weight));
+  check_weight(op, x, weight, dims);
+  return {.batch = x.batch,
+          .depth = x.depth,
+          .height = x.height,
+          .width = x.width,
+          .channels = x.channels,
+          .outputs = static_cast<int>(weight.size(2)),
+          .taps_d = volume ? 3 : 1,
+          .taps_h = 1,
+          .taps_w = 1};
 }
 
 inline void check_floats(const char* op, const char* name, const Tensor& tensor, std::initializer_list<int64_t> sizes) {

@@ -16,7 +16,8 @@ template <class Config_, class More = NothingMore>
 struct BoxLoop {
   using Config = Config_;
   using Cursors = StageCursor<Config::Stages, Config::Clusters>;
-  static constexpr int kTapsH = 0;  // any
+  static constexpr int kTapsH = 0;        // any
+  static constexpr int kFewestSteps = 8;  // of a block that shares a sum
   static constexpr int kRowBytes = Config::BlockK * sizeof(typename Config::Element);
 
   struct Stage {
@@ -34,6 +35,9 @@ struct BoxLoop {
 
   static void set_tile(ConvShape& shape) { complete(shape, Config::BlockM); }
   static TensorBox x_box(int64_t pixel_stride, const ConvShape& shape) { return pixel_box(pixel_stride, shape); }
+  static TensorBox weight_box(const ConvShape& shape) { return hopper::weight_box(shape, Config::BlockN); }
+
+  __device__ static void use_stages(Cursors& cursor, int count) { cursor.used = count; }
 
   __device__ static void load_pixels(const CUtensorMap& map, const ConvShape& shape, Storage& storage,
                                      const ConvBlock& block, Cursors& cursor) {

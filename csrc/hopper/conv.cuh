@@ -54,11 +54,11 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
   typename Loop::Cursors cursors;
   if constexpr (kShares<Loop, Epilogue>) {
     if (shared) {
-      cursors.used = BlockMemory<Loop, Epilogue>::kStages;
+      Loop::use_stages(cursors, BlockMemory<Loop, Epilogue>::kStages);
     }
   }
   if (warpgroup == 0) {
-    cutlass::arch::warpgroup_reg_dealloc<56>();
+    cutlass::arch::warpgroup_reg_dealloc<Config::ProducerRegisters>();
     Work<Config> work(shape);
     if (threadIdx.x == 0) {
       wait_for_kernel_before();
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
       cluster_wait();
     }
   } else {
-    cutlass::arch::warpgroup_reg_alloc<224>();
+    cutlass::arch::warpgroup_reg_alloc<Config::ConsumerRegisters>();
     const int thread = threadIdx.x - 128;
     Work<Config> work(shape);
     wait_for_kernel_before();  // the epilogue reads what others wrote, and writes what they may still read
@@ -166,12 +166,11 @@ int clusters_at_once(int size) {
 template <class Loop, class Epilogue>
 int split_for(const ConvShape& shape) {
   static_assert(kShares<Loop, Epilogue>);
-  constexpr int kFewestSteps = 8;
-  const int all = blocks(shape, Loop::Config::BlockN);
+  const int all = blocks(shape, Loop::Config::Outputs);
   const int steps = steps_of(shape, shape.axis_phases() / 2, shape.axis_phases() / 2);  // of the phase with the fewest
   const int room = multiprocessors();
   int split = 1;
-  for (int size = 2; size <= kLargestCluster && all * size <= room && steps / size >= kFewestSteps; ++size) {
+  for (int size = 2; size <= kLargestCluster && all * size <= room && steps / size >= Loop::kFewestSteps; ++size) {
     if (all <= clusters_at_once<Loop, Epilogue>(size)) {
       split = size;
     }
@@ -194,16 +193,15 @@ void launch_conv(const void* x, int64_t pixel_stride, const void* weight, ConvSh
   STD_TORCH_CHECK((kShares<Loop, Epilogue>) || shape.split == 1, "conv: this kernel sums over no cluster");
   STD_TORCH_CHECK(shape.tile_d * shape.tile_h * shape.tile_w == Config::BlockM, "conv: a tile must have ",
                   Config::BlockM, " pixels");
-  STD_TORCH_CHECK(!shape.permuted || (shape.outputs % shape.group == 0 && Config::BlockN % shape.group == 0),
+  STD_TORCH_CHECK(!shape.permuted || (shape.outputs % shape.group == 0 && Config::Outputs % shape.group == 0),
                   "conv: outputs must be a multiple of ", shape.group, ", got ", shape.outputs);
-  lay_out(shape, Config::BlockN);
-  const ConvMaps maps{tensor_map(x, Loop::x_box(pixel_stride, shape)),
-                      tensor_map(weight, weight_box(shape, Config::BlockN))};
+  lay_out(shape, Config::Outputs);
+  const ConvMaps maps{tensor_map(x, Loop::x_box(pixel_stride, shape)), tensor_map(weight, Loop::weight_box(shape))};
   constexpr int kShared = shared_bytes<Loop, Epilogue>();
   const auto kernel = &conv_kernel<Loop, Epilogue>;
   cudaError_t error = allow_shared_memory<Loop, Epilogue>();
   STD_TORCH_CHECK(error == cudaSuccess, "conv: ", cudaGetErrorString(error));
-  const int all = blocks(shape, Config::BlockN);
+  const int all = blocks(shape, Config::Outputs);
   cudaLaunchAttribute attributes[2];
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // start while the kernel before drains
   attributes[0].val.programmaticStreamSerializationAllowed = 1;

@@ -20,13 +20,9 @@ LPKERNELS_HOST_DEVICE int ceil_div(int a, int b) {
 
 // Where h and w of y come from. An image enlarged 4 times and convolved with 3x3 taps takes 3 values per small pixel
 // and axis: for the first, the two inner and the last of its 4 rows. On this grid of classes, 3 by 3 for each small
-// pixel, it is stored (kToClasses); a convolution of the enlarged image reads them (kFromClasses) with 10 taps for 4
-// rows, not 12.
+// pixel, upsample_conv stores it; a convolution of the enlarged image reads them with 10 taps for 4 rows, not 12.
 enum class Grid {
   kSame,         // y has the pixels of x
-  kEnlarged2,    // x enlarged 2 times, then convolved: 2 phases an axis, of 2 taps on the small grid
-  kEnlarged4,    // 4 times: 3 phases, of 2, 1 and 2 taps; the second answers for two rows
-  kToClasses,    // the same, each phase stored once
   kFromClasses,  // x on the grid of classes, y enlarged 4 times: 4 phases, of 3, 2, 2 and 3 taps
 };
 
@@ -34,7 +30,7 @@ struct ConvShape {
   int batch, depth, height, width;  // the tiles cover this grid: that of x, or its small pixels
   int channels;                     // of x
   int outputs;                      // of one phase
-  int taps_d, taps_h, taps_w;       // of the weight: odd and centred; 2 in h and w if x is enlarged, 3 from classes
+  int taps_d, taps_h, taps_w;       // of the weight: odd and centred; 3 in h and w from classes
   Grid grid = Grid::kSame;
   int split = 1;                           // blocks that share one tile's sum, a cluster
   int group = 32;                          // rows of the weight that are permuted among themselves
@@ -47,15 +43,11 @@ struct ConvShape {
   Divisor by_columns{}, by_tiles{};                  // pieces of the outputs, all tiles; set by `lay_out`
   const float *squares = nullptr, *gamma = nullptr;  // of what x is multiplied by, for convnext/grn_loop.cuh alone
 
-  LPKERNELS_HOST_DEVICE int axis_phases() const {
-    return grid == Grid::kSame ? 1 : grid == Grid::kEnlarged2 ? 2 : grid == Grid::kFromClasses ? 4 : 3;
-  }
+  LPKERNELS_HOST_DEVICE int axis_phases() const { return grid == Grid::kFromClasses ? 4 : 1; }
   LPKERNELS_HOST_DEVICE int phases() const { return axis_phases() * axis_phases(); }
   // Rows of x, and of y, for one row of the tiles' grid.
   LPKERNELS_HOST_DEVICE int stride_of_x() const { return grid == Grid::kFromClasses ? 3 : 1; }
-  LPKERNELS_HOST_DEVICE int stride_of_y() const {
-    return grid == Grid::kSame ? 1 : grid == Grid::kEnlarged2 ? 2 : grid == Grid::kToClasses ? 3 : 4;
-  }
+  LPKERNELS_HOST_DEVICE int stride_of_y() const { return axis_phases(); }
   LPKERNELS_HOST_DEVICE int boxes() const { return ceil_div(channels, kBoxChannels); }
 };
 
@@ -111,16 +103,10 @@ struct AxisTaps {
 };
 
 LPKERNELS_HOST_DEVICE AxisTaps axis_taps(const ConvShape& shape, int taps, int phase) {
-  switch (shape.grid) {
-    case Grid::kSame:
-      return {-(taps / 2), 0, taps};
-    case Grid::kEnlarged2:
-      return {phase - 1, 0, 2};
-    case Grid::kFromClasses:
-      return {phase == 3 ? 1 : phase - 1, 0, phase % 3 == 0 ? 3 : 2};
-    default:
-      return phase == 0 ? AxisTaps{-1, 0, 2} : phase == 1 ? AxisTaps{0, 1, 1} : AxisTaps{0, 0, 2};
+  if (shape.grid == Grid::kSame) {
+    return {-(taps / 2), 0, taps};
   }
+  return {phase == 3 ? 1 : phase - 1, 0, phase % 3 == 0 ? 3 : 2};
 }
 
 // Position in the sum: the taps' numbers within the phase, the box of 64 channels.
@@ -143,12 +129,8 @@ LPKERNELS_HOST_DEVICE ConvBlock block_at(const ConvShape& shape, int n, int tile
   block.d = (plane - block.b * shape.tiles_d) * shape.tile_d;
   block.n = n;
   block.weight_row = phase * shape.outputs + n;
-  const int across = shape.axis_phases();
-  block.phase_h = phase * (across == 2   ? 16
-                           : across == 3 ? 11
-                                         : 8) >>
-                  5;  // phase / across; of one there is phase 0 alone
-  block.phase_w = phase - block.phase_h * across;
+  block.phase_h = phase / 4;
+  block.phase_w = phase % 4;
   const int steps = steps_of(shape, block.phase_h, block.phase_w);
   block.k_begin = 0;
   block.k_end = steps;
@@ -193,18 +175,6 @@ struct StepOrder {
   }
 };
 
-// The rows (or columns) of y that a phase answers for, counted from stride_of_y * i: `count` of them from `first` on.
-struct Residues {
-  int first, count;
-};
-
-LPKERNELS_HOST_DEVICE Residues residues(const ConvShape& shape, int phase) {
-  if (shape.grid == Grid::kEnlarged4) {
-    return phase == 0 ? Residues{0, 1} : phase == 1 ? Residues{1, 2} : Residues{3, 1};
-  }
-  return {phase, 1};
-}
-
 // Row m of a block's tile as a pixel of x's grid; it may lie beyond the image.
 struct Pixel {
   int d, h, w;
@@ -219,11 +189,10 @@ LPKERNELS_HOST_DEVICE bool inside(const ConvShape& shape, const Pixel& at) {
   return at.d < shape.depth && at.h < shape.height && at.w < shape.width;
 }
 
-// The pixel of y that a pixel of the tiles' grid stands for in the block's phase (the first, where it is several).
+// The pixel of y that a pixel of the tiles' grid stands for in the block's phase.
 LPKERNELS_HOST_DEVICE Pixel pixel_of_y(const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
   const int stride = shape.stride_of_y();
-  return {at.d, at.h * stride + residues(shape, block.phase_h).first,
-          at.w * stride + residues(shape, block.phase_w).first};
+  return {at.d, at.h * stride + block.phase_h, at.w * stride + block.phase_w};
 }
 
 // Its number in y, whose pixels lie next to each other.
@@ -262,14 +231,8 @@ LPKERNELS_HOST_DEVICE int blocks(const ConvShape& shape, int block_n) {
 
 // Phases with many taps come first, so that blocks end at about the same time.
 LPKERNELS_HOST_DEVICE int phase_at(const ConvShape& shape, int place) {
-  if (shape.grid == Grid::kFromClasses) {
-    constexpr uint64_t kOrder = 0xa965b874ed21fc30;  // of phases 4 r + q, the first in the lowest digit
-    return static_cast<int>(kOrder >> 4 * place & 15);
-  }
-  if (shape.grid != Grid::kEnlarged4 && shape.grid != Grid::kToClasses) {
-    return place;
-  }
-  return place < 4 ? place / 2 * 6 + place % 2 * 2 : place < 8 ? 2 * place - 7 : 4;  // corners, edges, the middle
+  constexpr uint64_t kOrder = 0xa965b874ed21fc30;  // of phases 4 r + q, the first in the lowest digit
+  return shape.grid == Grid::kFromClasses ? static_cast<int>(kOrder >> 4 * place & 15) : place;
 }
 
 // Sets what `block_of` needs, once the tile is chosen.

@@ -48,6 +48,8 @@ struct HaloLoop {
     return box;
   }
 
+  static TensorBox weight_box(const ConvShape& shape) { return hopper::weight_box(shape, Config::BlockN); }
+
   // The boxes of x in the order columns of taps, then channels. Memory is Storage, or has what that has elsewhere.
   template <class Memory>
   __device__ static void load_pixels(const CUtensorMap& map, const ConvShape& shape, Memory& storage,

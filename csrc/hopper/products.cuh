@@ -28,6 +28,8 @@ struct ConvConfig {
   static constexpr int BlockK = kBoxChannels, StepK = 16;  // channels in a 128-byte swizzled row, and in one wgmma
   static constexpr int FullBoxes = Channels / BlockK, TailSteps = Channels % BlockK / StepK;
   static constexpr int Threads = 384;  // one producer warpgroup, two that multiply
+  static constexpr int ProducerRegisters = 56, ConsumerRegisters = 224;
+  static constexpr int Outputs = BlockN;                                       // of a tile
   static constexpr int MainN = std::min(BlockN, 256), SideN = BlockN - MainN;  // columns of one wgmma, and the others
   static_assert(Channels % StepK == 0 && BlockM % 128 == 0 && BlockN % 8 == 0 && SideN <= 256);
 
@@ -60,8 +62,8 @@ using FullBarrier = cutlass::arch::ClusterTransactionBarrier;
 using EmptyBarrier = cutlass::arch::ClusterBarrier;
 
 // The barriers of a ring of Stages boxes: filled by the copy engine on the word of Producers threads, emptied by the
-// two multiplying warpgroups.
-template <int Stages, int Producers>
+// two multiplying warpgroups or, where their warps read boxes themselves, by eight warps.
+template <int Stages, int Producers, int Consumers = 2>
 struct RingBarriers {
   alignas(8) uint64_t full[Stages];
   alignas(8) uint64_t empty[Stages];
@@ -69,7 +71,7 @@ struct RingBarriers {
   __device__ void init() {
     for (int stage = 0; stage < Stages; ++stage) {
       reinterpret_cast<FullBarrier&>(full[stage]).init(Producers);
-      reinterpret_cast<EmptyBarrier&>(empty[stage]).init(2);
+      reinterpret_cast<EmptyBarrier&>(empty[stage]).init(Consumers);
     }
   }
   // Waits until the stage is free and announces `bytes`; returns the barrier for the copies.
@@ -82,9 +84,9 @@ struct RingBarriers {
     reinterpret_cast<EmptyBarrier&>(empty[stage]).wait(phase ^ 1);
   }
   __device__ void wait_full(int stage, uint32_t phase) { reinterpret_cast<FullBarrier&>(full[stage]).wait(phase); }
-  // Called by all threads of a warpgroup whose products from the stage are done.
+  // Called by all threads of a warpgroup whose products from the stage are done, or of a warp that has read it.
   __device__ void release(int stage) {
-    if (threadIdx.x % 128 == 0) {
+    if (threadIdx.x % (256 / Consumers) == 0) {
       reinterpret_cast<EmptyBarrier&>(empty[stage]).arrive();
     }
   }

@@ -31,7 +31,7 @@ struct Work {
         stride(static_cast<int>(cute::cluster_grid_dims().x)),
         end(shape.by_columns.value * shape.by_tiles.value * shape.phases()),
         index(static_cast<int>(cute::cluster_id_in_grid().x)),
-        block(block_of(shape, Config::BlockN, index, rank)) {}
+        block(block_of(shape, Config::Outputs, index, rank)) {}
 
   __device__ bool last() const { return index + stride >= end; }
 
@@ -42,7 +42,7 @@ struct Work {
     }
     index += stride;
     const ConvBlock before = block;
-    block = block_of(shape, Config::BlockN, index, rank);
+    block = block_of(shape, Config::Outputs, index, rank);
     block.first = false;
     block.fresh = block.n != before.n || block.b != before.b;
     block.turn = before.turn ^ static_cast<int>(block.fresh);

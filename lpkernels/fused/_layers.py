@@ -92,15 +92,21 @@ class UpsampleConv(WeightedLayer):
     op = "upsample_conv"
 
     def __init__(self, conv: Conv, scale: int, dtype: torch.dtype, classes: bool = False) -> None:
+        shared = ops.shares_products(conv[0].device.type, dtype, conv[0].shape[1], conv[0].shape[0])
+
+        def pack(weight: Tensor) -> Tensor:
+            if shared:
+                return ops.pack_upsample_products(weight, multiple=1).to(dtype)
+            return ops.pack_upsample_weight(weight, scale, multiple=1).to(dtype)
+
         # Some outputs at a time: the largest layer's phases are 200 MiB in float64, and made of copies of it.
-        parts = conv[0].split(PACKED_AT_ONCE)
-        packed = [ops.pack_upsample_weight(part, scale, multiple=1).to(dtype) for part in parts]
-        super().__init__(torch.cat(packed, dim=1), conv[1], dtype)
-        self.classes = classes
+        parts = [pack(part) for part in conv[0].split(PACKED_AT_ONCE)]
+        super().__init__(torch.cat(parts, dim=2 if shared else 1), conv[1], dtype)
+        self.scale, self.classes = scale, classes
 
     def arguments(self, x: Tensor, *, out: Tensor | None = None) -> dict[str, Any]:
         own = {"x": x, "weight": self.weight, "bias": self.bias, "negative_slope": 0.0, "out": out}
-        return {**own, "classes": self.classes}
+        return {**own, "classes": self.classes, "scale": self.scale}
 
 
 class SpadeConv(WeightedLayer):

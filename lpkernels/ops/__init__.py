@@ -26,7 +26,12 @@ from lpkernels.ops.spade_conv import pack_gamma_weight, pack_spade_weight, spade
 from lpkernels.ops.spade_shortcut import fuses_shortcut, pack_shortcut_weight, spade_shortcut
 from lpkernels.ops.sparse_motion import background_sample, sparse_motion
 from lpkernels.ops.stitch_mlp import pack_mlp, stitch_mlp
-from lpkernels.ops.upsample_conv import pack_upsample_weight, upsample_conv
+from lpkernels.ops.upsample_conv import (
+    pack_upsample_products,
+    pack_upsample_weight,
+    shares_products,
+    upsample_conv,
+)
 
 __all__ = [
     "Backend",
@@ -56,6 +61,7 @@ __all__ = [
     "pack_occlusion_weight",
     "pack_shortcut_weight",
     "pack_spade_weight",
+    "pack_upsample_products",
     "pack_upsample_weight",
     "padded_channels",
     "paste_back",
@@ -63,6 +69,7 @@ __all__ = [
     "pool_norm_linear",
     "registry",
     "requested_backends",
+    "shares_products",
     "spade_conv",
     "spade_shortcut",
     "sparse_motion",

@@ -8,17 +8,23 @@ from torch.nn import functional as F
 
 from lpkernels._channels_last import pixels, planes
 from lpkernels.ref.conv_act import activation
+from lpkernels.rewrites import phases_of_products
 
 
 def upsample_conv(
-    x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float = 1.0, classes: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    negative_slope: float = 1.0,
+    classes: bool = False,
+    scale: int | None = None,
 ) -> Tensor:
     """act(conv(nearest upsample of x) + bias); see ``lpkernels.ops.upsample_conv`` for shapes, phases and classes.
 
     In FP32 (FP64 for FP64 inputs).
     """
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return upsample_conv_in(compute, x, weight, bias, negative_slope, classes)
+    return upsample_conv_in(compute, x, weight, bias, negative_slope, classes, scale)
 
 
 def upsample_conv_in(
@@ -28,8 +34,11 @@ def upsample_conv_in(
     bias: Tensor,
     negative_slope: float = 1.0,
     classes: bool = False,
+    scale: int | None = None,
 ) -> Tensor:
     """The same with all arithmetic in the dtype ``compute``."""
+    if weight.dim() == x.dim() and scale is not None:
+        weight = phases_of_products(weight.to(compute), scale)
     phases, outputs = weight.shape[:2]
     scale = {4: 2, 9: 4}[phases]
     convolve = F.conv3d if x.dim() == 5 else F.conv2d

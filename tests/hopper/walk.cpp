@@ -83,13 +83,8 @@ void walk(ConvShape shape, int block_m, int block_n, int pixel_stride) {
           if (!inside(shape, at) || output >= shape.outputs) {
             return;
           }
-          const Pixel first = pixel_of_y(shape, block, at);
-          for (int r = 0; r < residues(shape, block.phase_h).count; ++r) {
-            for (int q = 0; q < residues(shape, block.phase_w).count; ++q) {
-              const int64_t pixel = index_in_y(shape, block, {at.d, first.h + r, first.w + q});
-              y.at(pixel * shape.outputs + output) = value;
-            }
-          }
+          const int64_t pixel = index_in_y(shape, block, pixel_of_y(shape, block, at));
+          y.at(pixel * shape.outputs + output) = value;
         };
         if (!shape.permuted) {
           for (int i = 0; i < block_m * block_n; ++i) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import hypothesis.strategies as st
@@ -35,6 +36,8 @@ SMALL = [  # shape of x, outputs, scale
 REAL = [
     ((1, 16, 2, 2, 1024), 512, 2),
     ((1, 16, 16, 16, 256), 64, 2),
+    ((1, 16, 4, 4, 1024), 256, 2),
+    ((3, 16, 8, 8, 512), 128, 2),
     ((1, 16, 32, 32, 128), 32, 2),
     ((1, 64, 64, 256), 256, 2),
     ((2, 64, 64, 256), 256, 4),
@@ -49,6 +52,19 @@ def make_inputs(shape: Shape, dtype: torch.dtype = torch.float32, device: str = 
     packed = ops.pack_upsample_weight(weight, scale, multiple=1)
     bias = normal(outputs, seed=2).to(device)
     return [normal(*x, seed=0).to(device, dtype), packed.to(device, dtype), bias, 0.2]
+
+
+def product_inputs(shape: Shape, dtype: torch.dtype = torch.float32, device: str = "cpu") -> list[Any]:
+    """The same call with shared products: x, weight, bias, negative_slope, scale."""
+    x, outputs, scale = shape
+    weight = conv_weight(outputs, x[-1], *[3] * (len(x) - 2))
+    packed = ops.pack_upsample_products(weight, multiple=1).to(device, dtype)
+    inputs = make_inputs(shape, dtype, device)
+    return [inputs[0], packed, *inputs[2:], scale]
+
+
+def product_op(x: Tensor, weight: Tensor, bias: Tensor, slope: float, scale: int) -> tuple[Tensor]:
+    return (ops.upsample_conv(x, weight, bias, slope, scale=scale),)
 
 
 def upsample_op(*inputs: Any) -> tuple[Tensor]:
@@ -93,6 +109,77 @@ def test_packing(scale: int, phases: int) -> None:
 @pytest.mark.parametrize("shape", SMALL)
 def test_matches_reference(shape: Shape, device: str) -> None:
     assert_matches(make_inputs(shape, device=device))
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("shape", SMALL)
+def test_shared_products_are_the_same_convolution(shape: Shape, device: str) -> None:
+    inputs = product_inputs(shape, device=device)
+    with ops.use_backend("ref"):
+        (actual,) = product_op(*inputs)
+    expected = ref.upsample_conv(*exact(make_inputs(shape, device=device)))
+    assert actual.shape == expected.shape
+    assert contract.relative_error(actual, expected) < 1e-6
+
+
+HOPPER = [
+    *REAL,
+    ((1, 16, 2, 2, 1024), 512, 4),
+    ((2, 1, 1, 32), 32, 2),
+    ((1, 3, 1, 16), 64, 4),
+    ((1, 5, 7, 19, 48), 96, 2),
+    ((2, 33, 18, 80), 32, 2),
+    ((1, 17, 129, 128), 32, 4),
+    ((1, 2, 64, 1, 64), 32, 2),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("shape", HOPPER)
+def test_shared_products_within_pytorchs_own_error(shape: Shape) -> None:
+    inputs = product_inputs(shape, torch.float16, "cuda")
+    if reason := skip_reason("upsample_conv", "cuda", inputs):
+        pytest.skip(reason)
+    with ops.use_backend("cuda"):
+        (actual,) = product_op(*inputs)
+    plain = make_inputs(shape, torch.float16, "cuda")
+    with ops.use_backend("torch"):
+        own = ops.upsample_conv(*plain)
+    truth = ref.upsample_conv(*exact([inputs[0], make_inputs(shape)[1].cuda(), *inputs[2:4]]))
+    error, own_error = contract.relative_error(actual, truth), contract.relative_error(own, truth)
+    assert error <= 1.5 * own_error + contract.ULPS[torch.float16], (error, own_error)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [HOPPER[0], HOPPER[4], HOPPER[-4]])
+@pytest.mark.parametrize("before", [8, 24])
+def test_shared_products_in_wider_buffers(shape: Shape, before: int) -> None:
+    x, *rest, scale = product_inputs(shape, torch.float16, "cuda")
+    if reason := skip_reason("upsample_conv", "cuda", [x, *rest]):
+        pytest.skip(reason)
+    expected = ops.upsample_conv(x, *rest, scale=scale)
+    out, buffer = sliced(torch.full_like(expected, float("nan")), before)
+    ops.upsample_conv(sliced(x, before)[0], *rest, out=out, scale=scale)
+    assert_untouched(buffer, out)
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [HOPPER[0], HOPPER[7]])
+def test_shared_products_repeat_and_are_captured(shape: Shape) -> None:
+    inputs = product_inputs(shape, torch.float16, "cuda")
+    if reason := skip_reason("upsample_conv", "cuda", inputs):
+        pytest.skip(reason)
+    contract.check_repeatable(product_op, inputs)
+    *tensors, slope, scale = inputs
+    contract.check_second_stream(lambda *late: product_op(*late, slope, scale), tensors)
+
+    def change(values: contract.Inputs) -> None:
+        values[0].mul_(-0.5)
+        values[2].add_(1)
+
+    contract.check_graph_capture(product_op, inputs, change)
 
 
 @pytest.mark.usefixtures("poisoned", "interpreted")
@@ -198,8 +285,13 @@ def test_gradients_are_refused() -> None:
 
 
 def test_backends_say_what_they_refuse() -> None:
-    signature = (((1, 4, 4, 16), torch.float16), ((4, 33, 2, 2, 16), torch.float16), ((33,), torch.float32))
-    assert "16, 33" in str(ops.registry()["upsample_conv"].backends["cuda"].refuses(signature))
+    backends = ops.registry()["upsample_conv"].backends
+    x, bias, out = ((1, 4, 4, 16), torch.float16), ((33,), torch.float32), ((1, 8, 8, 33), torch.float16)
+    phases, products = ((4, 33, 2, 2, 16), torch.float16), ((3, 3, 33, 16), torch.float16)
+    assert "16, 33" in str(backends["cuda"].refuses((x, products, bias, out)))
+    assert "got one of phases" in str(backends["cuda"].refuses((x, phases, bias, out)))
+    assert "got one of shared products" in str(backends["triton"].refuses((x, products, bias, out)))
+    assert backends["triton"].refuses((x, phases, bias, out)) is None
     with ops.use_backend("torch"), pytest.raises(errors.BackendError, match="on the CPU ref is the same convolution"):
         ops.upsample_conv(*make_inputs(SMALL[0]))
 
@@ -222,6 +314,9 @@ def bad(**changed: object) -> dict[str, object]:
         (bad(weight=torch.zeros(4, 8, 3, 2, 2, 8)), ValueError, r"weight must have shape \(P, O, 2, 2, 8\)"),
         (bad(weight=torch.zeros(5, 8, 2, 2, 8)), ValueError, r"weight must have 4 phases \(scale 2\) or 9"),
         (bad(weight=torch.zeros(4, 8, 2, 2, 8).half()), TypeError, "weight must have the dtype of x"),
+        (bad(scale=4), ValueError, "scale must be 2 or None with 4 phases, got 4"),
+        (bad(weight=torch.zeros(3, 3, 8, 8)), ValueError, "scale must be 2 or 4 with a weight of shared products"),
+        (bad(weight=torch.zeros(9, 1, 8, 8), scale=2), ValueError, r"weight must have shape \(3, 3, O, 8\)"),
         (bad(bias=torch.zeros(7)), ValueError, r"bias must have shape \(8\)"),
         (bad(bias=torch.zeros(8, device="meta")), ValueError, "bias must be on the device of x"),
         (bad(out=torch.zeros(2, 4, 4, 8)), ValueError, r"out must have shape \(2, 8, 8, 8\)"),
@@ -231,6 +326,17 @@ def bad(**changed: object) -> dict[str, object]:
 def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ops.upsample_conv(**arguments)
+
+
+def test_products_are_packed_where_their_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not ops.shares_products("cpu", torch.float16, 16, 32)
+    op = ops.registry()["upsample_conv"]
+    monkeypatch.setitem(op.backends, "cuda", dataclasses.replace(op.backends["cuda"], why_not=lambda device_type: None))
+    assert ops.shares_products("cuda", torch.float16, 16, 32)
+    with ops.use_backend("cuda"):
+        assert not ops.shares_products("cuda", torch.float32, 16, 32)
+    with ops.use_backend("ref"):
+        assert not ops.shares_products("cuda", torch.float16, 16, 32)
 
 
 @pytest.mark.parametrize(
