@@ -21,9 +21,10 @@ _failed: list[torch.cuda.CUDAGraph] = []  # the host allocator may ask a graph w
 
 
 class GraphRecorder:
-    """Turns calls into CUDA graphs that are replayed on ``stream``; their memory is one pool.
+    """Turns calls into CUDA graphs, recorded on ``stream``; their memory is one pool.
 
-    Graphs of one recorder must not run at the same time: what one leaves in the pool, the next overwrites.
+    Graphs of one recorder must not run at the same time, whichever streams they are replayed on: what one leaves in
+    the pool, the next overwrites.
     """
 
     def __init__(self, stream: torch.cuda.Stream) -> None:

@@ -33,6 +33,7 @@ class Jobs:
     def __init__(self, engine: FrameEngine, output_size: int) -> None:
         self._engine, self._lane, self._side = engine, engine.lane, output_size
         self._copies = make_copies(engine.lane)
+        self._lane.settle_before(self)
         self._paste: PasteBack | None = None
         self._canvas: Tensor | None = None
 
@@ -51,56 +52,56 @@ class Jobs:
 
         ``alone``: it is finished before the next job is started.
         """
-        plan = self._engine.plan_pictures(*(int(size) for size in frames.shape[:3]))
+        plan = self._engine.plan_pictures(*frames.shape[:3])
         if isinstance(frames, np.ndarray):
             with self._lane.inside():
                 self._copies.upload(frames, plan.inputs, alone)
                 self._engine.launch(plan, eye_ratio, lip_ratio)
                 pending = self._copies.download(self._pasted(plan.output), alone)
             return Job(pending.result, self._engine.rows())
-
-        def fill() -> None:
-            if frames.device.type == "cpu":
-                self._copies.upload(frames.numpy(), plan.inputs, alone)
-            else:
-                plan.inputs.copy_(frames, non_blocking=True)
-
-        return Job(self._to_tensor(plan, fill, eye_ratio, lip_ratio), self._engine.rows())
+        pictures = self._to_tensor(plan, frames, eye_ratio, lip_ratio, alone)
+        return Job(lambda: pictures, self._engine.rows())
 
     def motion(self, motion: Motion, eye_ratio: float | None, lip_ratio: float | None, to_host: bool) -> Job:
         """A motion on any device; the answer is an array or a tensor on the engine's device."""
         plan = self._engine.plan_motions(len(motion))
         rows = pack(motion).detach()
-
-        def fill() -> None:
-            if rows.device.type == "cpu":  # through pinned memory: from other memory a copy waits for the stream
-                self._copies.upload(rows.numpy().view(np.uint8), plan.inputs.view(torch.uint8))
-            else:
-                plan.inputs.copy_(rows, non_blocking=True)
-
         if not to_host:
-            return Job(self._to_tensor(plan, fill, eye_ratio, lip_ratio), motion)
-        with self._lane.inside() if rows.device.type == "cpu" else self._lane.joined():
-            fill()
+            pictures = self._to_tensor(plan, rows, eye_ratio, lip_ratio)
+            return Job(lambda: pictures, motion)
+        if not rows.is_cpu:
+            with self._lane.here():
+                plan.inputs.copy_(rows, non_blocking=True)
         with self._lane.inside():
+            if rows.is_cpu:
+                self._upload(rows, plan)
             self._engine.launch(plan, eye_ratio, lip_ratio)
             return Job(self._copies.download(self._pasted(plan.output)).result, motion)
 
     def _to_tensor(
-        self, plan: FramePlan, fill: Callable[[], None], eye_ratio: float | None, lip_ratio: float | None
-    ) -> Callable[[], Tensor]:
-        """Run, in order with the caller's stream, on which the answer's memory is made."""
-        batch, paste = plan.inputs.shape[0], self._paste
-        shape = (batch, self._side, self._side, 3) if paste is None else paste.shape(batch)
-        pictures = torch.empty(shape, dtype=torch.uint8, device=plan.inputs.device)
-        with self._lane.joined():
-            fill()
+        self,
+        plan: FramePlan,
+        given: Tensor,
+        eye_ratio: float | None,
+        lip_ratio: float | None,
+        alone: bool = False,
+    ) -> Tensor:
+        """Run on what is ``given``, on any device; the answer is new memory, in order with the caller's stream."""
+        on_host = given.is_cpu
+        if on_host:
+            with self._lane.inside():
+                self._upload(given, plan, alone)
+        with self._lane.here():
+            if not on_host:
+                plan.inputs.copy_(given, non_blocking=True)
             self._engine.launch(plan, eye_ratio, lip_ratio)
-            if paste is None:
-                pictures.copy_(plan.output)
-            else:
-                paste.new(plan.output, pictures)
-        return lambda: pictures
+            if self._paste is not None:
+                return self._paste.new(plan.output)
+            return plan.output.clone(memory_format=torch.contiguous_format)
+
+    def _upload(self, given: Tensor, plan: FramePlan, alone: bool = False) -> None:
+        """To be called inside: through page-locked memory, for from other memory a copy waits for the stream."""
+        self._copies.upload(given.numpy().view(np.uint8), plan.inputs.view(torch.uint8), alone)
 
     def _pasted(self, images: Tensor) -> Tensor:
         """The whole pictures where crops are pasted back; valid until the lane's next frame, on the CPU for good.

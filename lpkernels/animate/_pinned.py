@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lpkernels.animate._lane import Lane
 from lpkernels.animate.image import Frame
 
 UPLOADS = 2  # the host fills one buffer while the other travels
-
-
-class Lane:
-    """The stream that one engine computes on, for one thread at a time; the CPU has none, and calls simply run."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        if self.stream is not None:  # recorded anew by every ``joined``
-            self._given, self._done = torch.cuda.Event(), torch.cuda.Event()
-
-    def inside(self) -> contextlib.AbstractContextManager[object]:
-        """Make the lane's stream the current one."""
-        return contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
-
-    @contextlib.contextmanager
-    def joined(self) -> Iterator[None]:
-        """``inside``, after what the caller's stream was given so far and before what it is given next."""
-        if self.stream is None:
-            yield
-            return
-        caller = torch.cuda.current_stream(self.stream.device)
-        self._given.record(caller)
-        self.stream.wait_event(self._given)
-        try:
-            with torch.cuda.stream(self.stream):
-                yield
-        finally:
-            self._done.record(self.stream)
-            caller.wait_event(self._done)
-
-    def synchronize(self) -> None:
-        """Wait on the host until the lane is idle."""
-        if self.stream is not None:
-            self.stream.synchronize()
 
 
 class Pending(Protocol):

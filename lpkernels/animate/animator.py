@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from lpkernels import _checks, trace
 from lpkernels.animate._jobs import Item, Job, Jobs, overlapped
 from lpkernels.animate.engine import FrameEngine, Rows
-from lpkernels.animate.image import Frame, Picture, check_frame
+from lpkernels.animate.image import Frame, Picture, check_frame, check_frames
 from lpkernels.animate.motion import Motion
 from lpkernels.animate.retarget import MotionOptions
 from lpkernels.animate.source import Source, SourceCrop, prepare_source
@@ -201,12 +200,11 @@ class Animator:
 
         A source of several faces takes one frame at a time: InputError for more.
         """
-        if isinstance(frames, np.ndarray | Tensor) and (frames.ndim != 4 or len(frames) == 0):
-            raise ValueError(f"frames must have shape (batch, height, width, 3), RGB, got {tuple(frames.shape)}")
-        check_frame("frames", frames[0] if isinstance(frames, np.ndarray | Tensor) else frames)
-        if len(frames) > 1 and self._source.faces > 1:
-            raise InputError(f"frames must be one frame for a source of several faces, got {len(frames)}")
-        with trace.range("frame", "frame", batch=len(frames)):
+        check_frames("frames", frames)
+        batch = frames.shape[0]
+        if batch > 1 and self._source.faces > 1:
+            raise InputError(f"frames must be one frame for a source of several faces, got {batch}")
+        with trace.range("frame", "frame", batch=batch):
             pictures: Picture = self._finish(self._start(frames, eye_ratio, lip_ratio, alone=True))
             return pictures
 

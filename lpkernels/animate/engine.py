@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lpkernels import ops
 from lpkernels.animate._graph import Call, GraphRecorder
-from lpkernels.animate._pinned import Lane
+from lpkernels.animate._lane import Lane
 from lpkernels.animate._plan import Buffers, FramePlan, make_path, pack
 from lpkernels.animate.motion import Motion
 from lpkernels.animate.retarget import MotionOptions, convex_hull_multiplier
@@ -49,7 +49,7 @@ class Rows:
 
 
 class FrameEngine:
-    """Runs frames of one source on one stream, and remembers the first.
+    """Runs frames of one source, one after the other, and remembers the first.
 
     The source, the first frame's motion and the frame's numbers lie in buffers whose addresses never change, so another
     source, clip or opening of the eyes needs no new graph. Another input size does, with its own input buffer: resizing
@@ -64,7 +64,7 @@ class FrameEngine:
         record: how, for tests; None: as CUDA graphs.
 
     Attributes:
-        lane: the stream.
+        lane: the streams.
         captures: frames recorded so far.
         warm_up_seconds: time spent on them, wall clock.
 
@@ -82,6 +82,7 @@ class FrameEngine:
         record: Record | None = None,
     ) -> None:
         self.lane = Lane(model.device)
+        self.lane.settle_before(self)
         if graph and record is None and self.lane.stream is None:
             raise InputError(f"graph=True needs a model on a CUDA device, got {model.device}; leave graph out")
         if record is None and self.lane.stream is not None and graph is not False:
@@ -149,24 +150,12 @@ class FrameEngine:
             self.launch(plan, eye_ratio, lip_ratio)
 
     def launch(self, plan: FramePlan, eye_ratio: float | None = None, lip_ratio: float | None = None) -> None:
-        """``run`` for who is inside the lane already, with ratios that are checked."""
-        with _plain():
-            self._set("eye_ratio", eye_ratio)
-            self._set("lip_ratio", lip_ratio)
-            if plan.replay is None:
-                plan.read()
-            if self._options.relative and not self._first_known:
-                # Its motion is an answer of the frame that counts from it: a recorded frame runs twice, once in a clip.
-                (plan.replay or plan.move)()
-                self._remember(plan)
-            self._measure()
-            if plan.replay is not None:
-                plan.replay()
-            else:
-                plan.move()
-                plan.draw()
-            if not self._first_known:
-                self._remember(plan)
+        """``run`` for who is in the lane already, on any stream, with ratios that are checked."""
+        if plan.replay is not None and self._prepared(eye_ratio, lip_ratio):
+            plan.replay()
+        else:
+            with _plain():
+                self._prepare_and_run(plan, eye_ratio, lip_ratio)
         self._latest = plan
 
     def rows(self) -> Rows | None:
@@ -178,7 +167,7 @@ class FrameEngine:
         return self._rows
 
     def keep(self, unless: object = None) -> None:
-        """Before another frame: copy what ``rows`` gave last on the lane, if it would be overwritten.
+        """Before another frame: copy what ``rows`` gave last, on the stream it lies on, if it would be overwritten.
 
         Args:
             unless: rows that the next frame's take the place of. They are kept only where that frame may fail between
@@ -187,7 +176,7 @@ class FrameEngine:
         rows, self._rows = self._rows, None
         if rows is None or not rows.borrowed or (rows is unless and not self._options.expression_friendly):
             return
-        with self.lane.inside(), _plain():
+        with self.lane.latest(), _plain():
             motion, kp = rows.last(self._model.config.num_kp)
             rows.motion, rows.kp = motion.clone(), None if kp is None else kp.clone()
         rows.borrowed = False
@@ -196,12 +185,13 @@ class FrameEngine:
         """What ``rows`` hold, for the caller's stream; they are not needed after it."""
         if self._rows is rows:
             self._rows = None
-        last_motion, last_kp = rows.last(self._model.config.num_kp)
-        motion, kp = torch.empty_like(last_motion), None if last_kp is None else torch.empty_like(last_kp)
-        with self._working():
-            motion.copy_(last_motion)
-            if kp is not None and last_kp is not None:
-                kp.copy_(last_kp)
+        motion, kp = rows.last(self._model.config.num_kp)
+        with self.lane.here():
+            if motion.is_cuda and not rows.borrowed:  # made on the stream of its frame, which may be another
+                for tensor in (motion, kp):
+                    if tensor is not None:
+                        tensor.record_stream(torch.cuda.current_stream())
+            motion, kp = motion.clone(), None if kp is None else kp.clone()
         exp, R, t, scale = ops.unpack_motion(motion)
         return Motion(None if kp is None else kp.reshape(exp.shape), exp, R, t, scale)
 
@@ -221,9 +211,10 @@ class FrameEngine:
         self._options = options
 
     def _plan(self, key: tuple[int | str, ...]) -> FramePlan:
-        if key in self._plans:
+        known = self._plans.get(key)
+        if known is not None:
             self._plans.move_to_end(key)
-            return self._plans[key]
+            return known
         start = time.perf_counter()
         with self._working():
             plan = FramePlan(self._model, self._path, self._options, self._buffers, self._input(key))
@@ -242,6 +233,33 @@ class FrameEngine:
         if key[0] == _MOTION:
             return self._buffers.keypoints.motion[:1].repeat(int(key[1]), 1)
         return torch.zeros(*(int(size) for size in key), 3, dtype=torch.uint8, device=self._model.device)
+
+    def _prepared(self, eye_ratio: float | None, lip_ratio: float | None) -> bool:
+        """Whether the buffers hold all that a frame reads beside its input."""
+        return (
+            self._first_known
+            and (self._multiplier_known or not self._options.expression_friendly)
+            and (eye_ratio is None or self._numbers.get("eye_ratio") == eye_ratio)
+            and (lip_ratio is None or self._numbers.get("lip_ratio") == lip_ratio)
+        )
+
+    def _prepare_and_run(self, plan: FramePlan, eye_ratio: float | None, lip_ratio: float | None) -> None:
+        self._set("eye_ratio", eye_ratio)
+        self._set("lip_ratio", lip_ratio)
+        if plan.replay is None:
+            plan.read()
+        if self._options.relative and not self._first_known:
+            # Its motion is an answer of the frame that counts from it: a recorded frame runs twice, once in a clip.
+            (plan.replay or plan.move)()
+            self._remember(plan)
+        self._measure()
+        if plan.replay is not None:
+            plan.replay()
+        else:
+            plan.move()
+            plan.draw()
+        if not self._first_known:
+            self._remember(plan)
 
     def _remember(self, plan: FramePlan) -> None:
         """Make the plan's first motion what relative motion counts from."""

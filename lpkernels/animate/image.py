@@ -113,15 +113,24 @@ def check_image_output(path: str | Path) -> None:
 
 def check_frame(name: str, frame: Frame | Tensor) -> None:
     """Raise TypeError or ValueError unless ``frame`` is a uint8 (H, W, 3) array or tensor with at least one pixel."""
-    if not isinstance(frame, np.ndarray | Tensor):
-        raise TypeError(f"{name} must be a NumPy array or a torch tensor, got {type(frame).__name__}")
-    if frame.dtype not in (np.uint8, torch.uint8):
-        kind = str(frame.dtype).removeprefix("torch.")
+    _check_pictures(name, frame, 3, "(height, width, 3)")
+
+
+def check_frames(name: str, frames: Frame | Tensor) -> None:
+    """The same for a batch, (B, H, W, 3) with at least one frame."""
+    _check_pictures(name, frames, 4, "(batch, height, width, 3)")
+
+
+def _check_pictures(name: str, pictures: Frame | Tensor, dims: int, wanted: str) -> None:
+    if not isinstance(pictures, np.ndarray | Tensor):
+        raise TypeError(f"{name} must be a NumPy array or a torch tensor, got {type(pictures).__name__}")
+    if pictures.dtype not in (np.uint8, torch.uint8):
+        kind = str(pictures.dtype).removeprefix("torch.")
         raise TypeError(f"{name} must have dtype uint8 (levels 0 to 255), got {kind}")
-    shape = tuple(frame.shape)
-    if len(shape) != 3 or shape[2] != 3:
-        hint = "; move the channels last" if len(shape) == 3 and shape[0] == 3 else ""
-        raise ValueError(f"{name} must have shape (height, width, 3), RGB, got {shape}{hint}")
+    shape = tuple(pictures.shape)
+    if len(shape) != dims or shape[-1] != 3:
+        hint = "; move the channels last" if len(shape) == dims and shape[-3] == 3 else ""
+        raise ValueError(f"{name} must have shape {wanted}, RGB, got {shape}{hint}")
     if 0 in shape:
         raise ValueError(f"{name} must have at least one pixel, got shape {shape}")
 

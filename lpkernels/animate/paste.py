@@ -47,21 +47,20 @@ class PasteBack:
         """Height and width of the picture."""
         return self.picture.shape[0], self.picture.shape[1]
 
-    def new(self, images: Tensor, out: Tensor | None = None) -> Tensor:
-        """The whole picture with the animated crops in it.
+    def new(self, images: Tensor) -> Tensor:
+        """The whole picture with the animated crops in it, in new memory.
 
         Args:
             images: (B, S, S, 3) uint8 on the picture's device: B frames of one crop, or one frame of B crops.
-            out: where to write; see ``shape``. None: new memory.
 
         Returns:
             (B, H, W, 3) uint8, or (1, H, W, 3) of several crops.
         """
         if len(self.places) == 1:
-            return ops.paste_back(images, self.picture, *_arguments(self.places[0]), out=out)
-        out = self.canvas(len(images)) if out is None else out.copy_(self.picture)
-        self._lay(images, out)
-        return out
+            return ops.paste_back(images, self.picture, *_arguments(self.places[0]))
+        canvas = self.canvas(len(images))
+        self._lay(images, canvas)
+        return canvas
 
     def onto(self, images: Tensor, canvas: Tensor) -> None:
         """The same on a canvas that holds this picture, or an earlier frame: only the crops' pixels are written.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lpkernels.animate._graph import GraphRecorder
-from lpkernels.animate._pinned import Lane
+from lpkernels.animate._lane import Lane
 from lpkernels.errors import LpkernelsError
 from lpkernels.integrations._source_cache import capturing
 

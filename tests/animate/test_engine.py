@@ -126,9 +126,14 @@ def test_a_batch_is_its_frames(model: LivePortrait, clip: list[Frame]) -> None:
     torch.testing.assert_close(animator.driving_motion.exp, last.exp, atol=1e-5, rtol=1e-4)
     tensors = animator.step_batch(torch.from_numpy(np.stack(clip[:3])))
     assert np.abs(tensors.numpy().astype(int) - batch).max() <= 1
-    for wrong in (clip[0], np.zeros((0, 8, 8, 3), np.uint8), np.zeros((1, 8, 8, 4), np.uint8)):
-        with pytest.raises(ValueError, match="frames must have shape"):
+    for wrong in (clip[0], np.zeros((1, 8, 8, 4), np.uint8)):
+        with pytest.raises(ValueError, match=r"frames must have shape \(batch, height, width, 3\)"):
             animator.step_batch(wrong)
+    for empty in ((0, 8, 8, 3), (1, 0, 8, 3)):
+        with pytest.raises(ValueError, match="frames must have at least one pixel"):
+            animator.step_batch(np.zeros(empty, np.uint8))
+    with pytest.raises(ValueError, match="move the channels last"):
+        animator.step_batch(np.zeros((1, 3, 8, 8), np.uint8))
     with pytest.raises(TypeError, match="frames must be a NumPy array"):
         animator.step_batch(clip)  # type: ignore[type-var]
 

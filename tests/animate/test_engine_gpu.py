@@ -6,17 +6,21 @@ import dataclasses
 import itertools
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from lpkernels import trace
+from lpkernels.animate._lane import Lane
 from lpkernels.animate._plan import FramePlan
 from lpkernels.animate.animator import Animator
 from lpkernels.animate.engine import PLANS
 from lpkernels.animate.extract import extract_template
 from lpkernels.animate.image import Frame
+from lpkernels.animate.motion import Motion
 from lpkernels.animate.portrait import draw_portrait, driving_frames
 from lpkernels.animate.retarget import MotionOptions
 from lpkernels.errors import LpkernelsError
@@ -138,6 +142,111 @@ def test_threads_on_a_gpu(gpu_model: LivePortrait, clip: list[Frame]) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+@pytest.mark.parametrize("graph", [None, False])
+def test_a_caller_changes_streams_between_frames(
+    gpu_model: LivePortrait, clip: list[Frame], graph: bool | None
+) -> None:
+    def answers(animator: Animator, streams: list[torch.cuda.Stream]) -> Iterator[Tensor | Frame | Motion | None]:
+        """A stream for each frame, busy before it; what a frame was given is overwritten after it."""
+        for index, stream in enumerate(streams):
+            with torch.cuda.stream(stream):
+                torch.cuda._sleep(4_000_000)
+                given = torch.from_numpy(clip[index % 6]).cuda(non_blocking=True)
+                yield animator.step(given)
+                given.zero_()
+                if index % 4 == 1:
+                    yield animator.driving_motion
+                if index % 5 == 2:
+                    yield animator.step(clip[index % 6])
+                if index % 5 == 3:
+                    animator.set_source((SOURCE, OTHER)[index % 2])
+                if index % 7 == 6:
+                    animator.reset()
+
+    made = [torch.cuda.Stream() for _ in range(3)]
+    random = np.random.default_rng(0)
+    changing = [made[index] for index in random.integers(0, 3, 20)]
+    torch.cuda.synchronize()
+    expected = list(answers(Animator(gpu_model, SOURCE), [torch.cuda.current_stream()] * 20))
+    animator = Animator(gpu_model, SOURCE, graph=graph)
+    for stream in made:
+        stream.wait_stream(torch.cuda.current_stream())
+    found = list(answers(animator, changing))
+    torch.cuda.synchronize()
+    for one, other in zip(found, expected, strict=True):
+        if isinstance(one, Motion) and isinstance(other, Motion):
+            one, other = one.exp, other.exp
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+
+
+def test_threads_with_streams_of_their_own(gpu_model: LivePortrait, clip: list[Frame]) -> None:
+    frames = [torch.from_numpy(frame).cuda() for frame in clip]
+    expected = [[Animator(gpu_model, source).step(frame) for frame in frames[:1]] for source in (SOURCE, OTHER)]
+    torch.cuda.synchronize()
+    errors: list[BaseException] = []
+
+    def work(index: int) -> None:
+        try:
+            animator = Animator(gpu_model, (SOURCE, OTHER)[index])
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(20):
+                    animator.reset()
+                    answer = animator.step(frames[0])
+                    for frame in frames[1:]:
+                        animator.step(frame)
+                    assert torch.equal(answer, expected[index][0])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_an_animator_is_dropped_while_its_frame_runs(gpu_model: LivePortrait, clip: list[Frame]) -> None:
+    frame = torch.from_numpy(clip[1]).cuda()
+    animator = Animator(gpu_model, SOURCE)
+    animator.step(torch.from_numpy(clip[0]).cuda())
+    expected = animator.step(frame).clone()
+    own = animator._engine.lane.stream
+    torch.cuda.synchronize()
+    torch.cuda._sleep(100_000_000)  # the frame's kernels come after everything below
+    result = animator.step(frame)
+    del animator
+    with torch.cuda.stream(own):
+        junk = [
+            torch.full((size,), 255, dtype=torch.uint8, device="cuda") for size in [512 * 2**n for n in range(16)] * 4
+        ]
+    torch.cuda.synchronize()
+    assert torch.equal(result, expected)
+    assert len(junk) == 64
+
+
+def test_frames_on_one_stream_wait_for_no_other(
+    gpu_model: LivePortrait, clip: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = []
+    order = Lane._order
+    monkeypatch.setattr(Lane, "_order", lambda lane, *streams: changes.append(streams) or order(lane, *streams))
+    animator, frame = Animator(gpu_model, SOURCE), torch.from_numpy(clip[0]).cuda()
+    animator.step(frame)
+    changes.clear()
+    for _ in range(3):
+        animator.step(frame)
+    assert changes == []
+    other = torch.cuda.Stream()
+    other.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(other):
+        animator.step(frame)
+    animator.step(clip[0])
+    assert len(changes) == 2
 
 
 def test_a_capture_that_fails_on_a_gpu_and_the_next(

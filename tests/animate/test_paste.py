@@ -149,7 +149,6 @@ def test_a_canvas_holds_no_more_of_the_frame_before(count: int) -> None:
         images = torch.from_numpy(noise(count, SIDE, SIDE, 3, seed=seed))
         paste.onto(images, canvas)
         assert torch.equal(canvas, paste.new(images))
-        assert torch.equal(canvas, paste.new(images, torch.empty_like(canvas)))
     assert torch.equal(paste.picture, torch.from_numpy(picture()))
 
 
