@@ -65,13 +65,13 @@ class Jobs:
     def motion(self, motion: Motion, eye_ratio: float | None, lip_ratio: float | None, to_host: bool) -> Job:
         """A motion on any device; the answer is an array or a tensor on the engine's device."""
         plan = self._engine.plan_motions(len(motion))
-        rows = pack(motion).detach()
+        rows = pack(motion).detach().view(torch.uint8)
         if not to_host:
             pictures = self._to_tensor(plan, rows, eye_ratio, lip_ratio)
             return Job(lambda: pictures, motion)
         if not rows.is_cpu:
             with self._lane.here():
-                plan.inputs.copy_(rows, non_blocking=True)
+                plan.bytes.copy_(rows, non_blocking=True)
         with self._lane.inside():
             if rows.is_cpu:
                 self._upload(rows, plan)
@@ -86,14 +86,14 @@ class Jobs:
         lip_ratio: float | None,
         alone: bool = False,
     ) -> Tensor:
-        """Run on what is ``given``, on any device; the answer is new memory, in order with the caller's stream."""
+        """Run on bytes from any device; the answer is new memory, in order with the caller's stream."""
         on_host = given.is_cpu
         if on_host:
             with self._lane.inside():
                 self._upload(given, plan, alone)
         with self._lane.here():
             if not on_host:
-                plan.inputs.copy_(given, non_blocking=True)
+                plan.bytes.copy_(given, non_blocking=True)
             self._engine.launch(plan, eye_ratio, lip_ratio)
             if self._paste is not None:
                 return self._paste.new(plan.output)
@@ -101,7 +101,7 @@ class Jobs:
 
     def _upload(self, given: Tensor, plan: FramePlan, alone: bool = False) -> None:
         """To be called inside: through page-locked memory, for from other memory a copy waits for the stream."""
-        self._copies.upload(given.numpy().view(np.uint8), plan.inputs.view(torch.uint8), alone)
+        self._copies.upload(given.numpy(), plan.bytes, alone)
 
     def _pasted(self, images: Tensor) -> Tensor:
         """The whole pictures where crops are pasted back; valid until the lane's next frame, on the CPU for good.

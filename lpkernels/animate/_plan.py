@@ -95,6 +95,7 @@ class FramePlan:
 
     Attributes:
         inputs: uint8 (B, H, W, 3), or packed motions (B, 3K + 13); to be filled before each run.
+        bytes: the same memory as uint8.
         heads: M's raw heads (B, 6K + 3 bins + 4), or ``inputs``.
         motion: the driving motion, packed (B, 3K + 13); of N faces N times the one.
         output: uint8 (B, S, S, 3), or (N, S, S, 3) of N faces.
@@ -109,7 +110,7 @@ class FramePlan:
     def __init__(
         self, model: PortraitModel[Any], path: KeypointPath, options: MotionOptions, buffers: Buffers, inputs: Tensor
     ) -> None:
-        self.inputs = inputs
+        self.inputs, self.bytes = inputs, inputs.view(torch.uint8)
         self.replay: Call | None = None
         self._model, self._path, self._options, self._buffers = model, path, options, buffers
         self.of_pictures = inputs.dtype == torch.uint8

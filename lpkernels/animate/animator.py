@@ -34,9 +34,10 @@ class Animator:
     ...     show(frame)
 
     On a GPU a frame is one CUDA graph, recorded when the first frame of a size comes, or by ``warm_up``; see
-    ``FrameEngine`` for what needs another. Each animator has a stream of its own: any number may share a model, one to
-    a thread. One animator serves one thread at a time. Work on tensors is in order with the caller's current stream, so
-    threads that pass CUDA tensors and shall overlap need a current stream each.
+    ``FrameEngine`` for what needs another. Any number of animators may share a model, one to a thread;
+    one animator serves one thread at a time. Frames of arrays run on a stream of the animator's own. Frames of CUDA
+    tensors run on the caller's current stream, which may be another for each: threads that pass them and shall overlap
+    need a stream each, and such a stream must last as long as the animator.
 
     Args:
         model: on any device, in any compute dtype; with the networks as published or rebuilt (``lpkernels.optimize``).
