@@ -70,6 +70,17 @@ def conv_and_spade(x: tuple[int, ...], outputs: int, hidden: int, kept: bool) ->
     return out if y is None else out + y
 
 
+def blocks(x: tuple[int, ...], hidden: int, steps: int) -> Tensor:
+    """spade_blocks; both answers, added up."""
+    channels = x[-1]
+    weights = [weight(rows, 3, 3, inner) for rows, inner in ((channels, channels), (2 * channels, hidden))]
+    stacked = [torch.stack([rows] * steps) for rows in weights]
+    actv = halves(*x[:-1], steps * hidden)
+    first = halves(*x), halves(*x), actv, stacked[0], floats(steps, channels)
+    y, out = ops.spade_blocks(*first, stacked[1], floats(steps, 2 * channels))
+    return y + out
+
+
 def shortcut(actv: tuple[int, ...], side: int, classes: bool = False, parts: int | None = None) -> Tensor:
     """spade_shortcut on x of ``side`` pixels squared."""
     packed = weight(320 * (16 if classes else 1), 3, 3, actv[-1])
@@ -152,6 +163,9 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "conv_spade 128x128 halo": lambda: conv_and_spade((1, 64, 64, 64), 512, 64, kept=False),
     "conv_spade 128x128 halo, two images, y kept": lambda: conv_and_spade((2, 32, 64, 80), 512, 64, kept=True),
     "conv_spade in two kernels": lambda: conv_and_spade((2, 9, 13, 64), 96, 64, kept=True),
+    "spade_blocks in one kernel": lambda: blocks((1, 64, 64, 512), 64, 3),
+    "spade_blocks in one kernel, two images": lambda: blocks((2, 64, 64, 256), 64, 4),
+    "spade_blocks step by step": lambda: blocks((2, 9, 13, 96), 64, 3),
     "spade_shortcut": lambda: shortcut((3, 20, 20, 64), 10),
     "spade_shortcut, classes, statistics in parts": lambda: shortcut((1, 24, 24, 64), 16, classes=True, parts=4),
     "upsample_conv 128x192": lambda: up((1, 32, 32, 64), 384, 4),

@@ -18,6 +18,7 @@ def test_every_kernel_runs() -> None:
         "conv_act",
         "spade_conv",
         "conv_spade",
+        "spade_blocks",
         "spade_shortcut",
         "upsample_conv",
         "conv_pool",

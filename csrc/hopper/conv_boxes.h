@@ -46,16 +46,17 @@ inline TensorBox weight_box(const ConvShape& shape, int block_n) {
 
 // Where the box of a step begins in x: channel, w, h, d, b.
 struct PixelOrigin {
-  int w, h, d, b;
+  int c, w, h, d, b;
 
   LPKERNELS_HOST_DEVICE PixelOrigin(const ConvShape& shape, const ConvBlock& block)
-      : w(block.w * shape.stride_of_x() + axis_taps(shape, shape.taps_w, block.phase_w).first),
+      : c(block.c),
+        w(block.w * shape.stride_of_x() + axis_taps(shape, shape.taps_w, block.phase_w).first),
         h(block.h * shape.stride_of_x() + axis_taps(shape, shape.taps_h, block.phase_h).first),
         d(block.d - shape.taps_d / 2),
         b(block.b) {}
 
   LPKERNELS_HOST_DEVICE std::array<int, 5> at(const KStep& k) const {
-    return {k.box * kBoxChannels, w + k.w, h + k.h, d + k.d, b};
+    return {c + k.box * kBoxChannels, w + k.w, h + k.h, d + k.d, b};
   }
 };
 

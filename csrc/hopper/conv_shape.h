@@ -88,6 +88,7 @@ struct ConvBlock {
   int tile;        // its number
   int b, d, h, w;  // its first pixel
   int n;           // first output
+  int c = 0;       // first channel of x
   int weight_row;  // its row in the weight
   int phase_h, phase_w;
   int k_begin, k_end;

@@ -33,10 +33,12 @@ struct Staged {
 template <int Width>
 using HalfBits = std::conditional_t<Width == 8, uint4, uint2>;
 
-// Width halves at `address`, a multiple of 2 * Width bytes.
-template <int Width>
+// Width halves at `address`, a multiple of 2 * Width bytes. Fresh: this kernel itself may have written them, so that
+// they are not to be read as constants.
+template <int Width, bool Fresh = false>
 __device__ HalfBits<Width> load_halves(const __half* address) {
-  return __ldg(reinterpret_cast<const HalfBits<Width>*>(address));
+  const auto* bits = reinterpret_cast<const HalfBits<Width>*>(address);
+  return Fresh ? __ldcg(bits) : __ldg(bits);
 }
 
 template <int Width>
@@ -139,8 +141,9 @@ struct OutputValues {
 //   apply(params, row, values, read, v)                    on each vector of Width outputs, with all their values
 //   store(params, shape, row, output, v)                   what that left, where there is such a pixel and output
 //   finish                                                 on all that in the accumulators, zeros where there is none
-// There is no branch around a vector, so that the instructions of several fill each other's gaps.
-template <class Op, int Width>
+// There is no branch around a vector, so that the instructions of several fill each other's gaps. Fresh: what it reads
+// this kernel itself may have written.
+template <class Op, int Width, bool Fresh = false>
 struct PixelEpilogue {
   using Params = typename Op::Params;
   using Bits = HalfBits<Width>;
@@ -271,7 +274,8 @@ struct PixelEpilogue {
                          int i) const {
       const int r = i % kRows<Config>, output = block.n + F::output(thread, i / kRows<Config>);
       const __half* address = Op::address(params, row[r]);
-      return address != nullptr && inside[r] && output < shape.outputs ? load_halves<Width>(address + output) : Bits{};
+      return address != nullptr && inside[r] && output < shape.outputs ? load_halves<Width, Fresh>(address + output)
+                                                                       : Bits{};
     }
   };
 
@@ -296,7 +300,8 @@ struct PixelEpilogue {
     const __half* address = Op::address(params, row);
     float of_output[Op::kValues][Width];
     load_values<Config>(values + output, of_output);
-    Op::apply(params, row, of_output, address != nullptr ? load_halves<Width>(address + block.n + output) : Bits{}, v);
+    Op::apply(params, row, of_output,
+              address != nullptr ? load_halves<Width, Fresh>(address + block.n + output) : Bits{}, v);
     Op::store(params, shape, row, block.n + output, v);
   }
 };

@@ -20,4 +20,10 @@ __device__ inline void meet_other_blocks() {
   } while (((before ^ now) & kFlips) == 0);
 }
 
+// Between what threads have written to global memory and copies of it by TMA, which goes there by another way: by who
+// wrote, before that is made known, and by who asks for the copy, once it knows.
+__device__ inline void fence_copies() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+
 }  // namespace lpkernels::hopper

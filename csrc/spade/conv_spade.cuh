@@ -1,17 +1,21 @@
-// conv_spade's kernel: a 3x3 convolution and the SPADE behind it, whose input never leaves the registers.
+// conv_spade's kernel: a 3x3 convolution and the SPADE behind it, whose input never leaves the registers; several such
+// steps in turn for spade_blocks, each the next one's x.
 //
 //   y   = conv3x3(x, weight) + bias + residual                                 rounded, its statistics are not
 //   out = act((y - mean_y) * rstd_y * gamma1 + beta),  [gamma1 | beta] = conv3x3(actv, spade_weight) + spade_bias
 //
-// Layouts: as conv_act's and spade_conv's. A block owns 2 rows of 64 pixels and 128 channels, and first multiplies
-// those of the convolution, then the 256 columns of their gamma and beta: a thread has the same pixels and channels in
-// both. Only mean and deviation need other blocks, those of the same image and channels: two warps wait for them while
-// the second products are made. So all blocks run at once, and each has one tile. Boxes of x and of actv share a ring;
-// a box of spade_weight takes the places of two of weight's. Bound by the tensor cores.
+// Layouts: as conv_act's and spade_conv's. A block owns 2 rows of 64 pixels and 128 channels, in all steps, and first
+// multiplies those of the convolution, then the 256 columns of their gamma and beta: a thread has the same pixels and
+// channels in both. Mean and deviation need other blocks, those of the same image and channels: two warps wait for them
+// while the second products are made. x of the next step needs the neighbours' rows: the thread that asks for its boxes
+// waits for all blocks again, and its weights come meanwhile. So all blocks run at once, and each has one tile; when
+// one writes out, all have been to the statistics' meeting, and none reads the x that out replaces. Boxes of x and of
+// actv share a ring; a box of spade_weight takes the places of two of weight's. Bound by the tensor cores.
 #pragma once
 
-#include "conv/conv_act.cuh"
+#include "hopper/conv.cuh"
 #include "hopper/grid_barrier.cuh"
+#include "spade/conv_spade.h"
 #include "spade/spade_conv.cuh"
 
 namespace lpkernels {
@@ -38,28 +42,38 @@ struct ConvOfSpade : ConvAct {
   }
 };
 
+// The warps that fetch the outputs' values go on when the multiplying ones have written their statistics, which do not
+// wait for that.
+__device__ inline void statistics_written() {
+  cutlass::arch::NamedBarrier::arrive(256 + 64, 3);
+}
+__device__ inline void wait_for_statistics() {
+  cutlass::arch::NamedBarrier::sync(256 + 64, 3);
+}
+
 struct ConvSpade {
+  ConvSpadeSteps steps;
   ConvMaps conv_maps, spade_maps;
-  ConvShape conv, spade;
-  ConvOfSpade::Params conv_params;
-  SpadeParams spade_params;  // statistics: conv_params.partials; no x
+  CUtensorMap out;  // in the place of conv_maps.x, for all steps but the first
 
   static constexpr int kRows = 2, kWidth = 64;  // of a tile
   using ConvLoop = HaloLoop<kRows, kWidth, /*BlockN=*/128, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/6>;
   using SpadeLoop = HaloLoop<kRows, kWidth, /*BlockN=*/256, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/3>;
   using ConvConfig = ConvLoop::Config;
   using SpadeConfig = SpadeLoop::Config;
-  using ConvEpilogue = PixelEpilogue<ConvOfSpade, 8>;
+  using ConvEpilogue = PixelEpilogue<ConvOfSpade, 8, /*Fresh=*/true>;
   using Element = ConvConfig::Element;
-  static constexpr int kThreads = ConvConfig::Threads;
+  static constexpr int kThreads = ConvConfig::Threads, kMultiplying = 256;
 
   struct Storage {
     ConvLoop::Storage conv;
     RingBarriers<SpadeConfig::Stages, 1> spade_ring;
+    alignas(8) uint64_t written;  // out, in each step
 
     __device__ void init() {
       conv.init();
       spade_ring.init();
+      reinterpret_cast<EmptyBarrier&>(written).init(kMultiplying);
     }
   };
 
@@ -86,18 +100,71 @@ struct ConvSpade {
   static_assert(kBytes <= kMostSharedBytes);
 
   // The block's part of either convolution.
-  __device__ ConvBlock conv_block() const { return block_of(conv, ConvConfig::BlockN, blockIdx.x, 0); }
-  __device__ ConvBlock spade_block() const { return block_of(spade, SpadeConfig::BlockN, blockIdx.x, 0); }
-};
+  __device__ ConvBlock conv_block(int step) const { return steps.conv_block(ConvConfig::BlockN, blockIdx.x, step); }
+  __device__ ConvBlock spade_block(int step) const { return steps.spade_block(SpadeConfig::BlockN, blockIdx.x, step); }
 
-// The warps that fetch the outputs' values go on when the multiplying ones have written their statistics, which do not
-// wait for that.
-__device__ inline void statistics_written() {
-  cutlass::arch::NamedBarrier::arrive(256 + 64, 3);
-}
-__device__ inline void wait_for_statistics() {
-  cutlass::arch::NamedBarrier::sync(256 + 64, 3);
-}
+  // What each kind of thread does, in all steps.
+  __device__ void load_pixels(Storage& storage, SpadeStorage& spade_storage) const {
+    typename ConvLoop::Cursors conv_cursors;
+    typename SpadeLoop::Cursors spade_cursors;
+    const CUtensorMap* x = &conv_maps.x;
+    int step = 0;
+    do {
+      ConvLoop::load_pixels(*x, steps.conv, storage.conv, conv_block(step), conv_cursors);
+      spade_cursors.x = conv_cursors.x;
+      SpadeLoop::load_pixels(spade_maps.x, steps.spade, spade_storage, spade_block(step), spade_cursors);
+      conv_cursors.x = spade_cursors.x;
+      if (!steps.last(step)) {
+        cute::prefetch_tma_descriptor(&out);
+        reinterpret_cast<EmptyBarrier&>(storage.written).wait(step & 1);
+        meet_other_blocks();
+        fence_copies();
+        x = &out;
+      }
+    } while (++step < steps.count);
+  }
+
+  __device__ void load_weights(Storage& storage, SpadeStorage& spade_storage) const {
+    typename ConvLoop::Cursors conv_cursors;
+    typename SpadeLoop::Cursors spade_cursors;
+    int step = 0;
+    do {
+      ConvLoop::load_weights(conv_maps.weight, steps.conv, storage.conv, conv_block(step), conv_cursors);
+      wait_until_free(storage.conv.ring, conv_cursors.weight);
+      SpadeLoop::load_weights(spade_maps.weight, steps.spade, spade_storage, spade_block(step), spade_cursors);
+      if (!steps.last(step)) {
+        wait_until_free(spade_storage.ring, spade_cursors.weight);
+      }
+    } while (++step < steps.count);
+  }
+
+  // Until nothing of the ring is in use: the other loop's boxes may come.
+  template <int Stages>
+  __device__ static void wait_until_free(RingBarriers<Stages, 1>& ring, StageCursor<Stages> at) {
+    for (int i = 0; i < Stages; ++i) {
+      ring.wait_empty(at.stage, at.phase);
+      at.advance();
+    }
+  }
+
+  __device__ void fetch_values(int thread, const EpilogueMemory& conv_memory,
+                               const EpilogueMemory& spade_memory) const {
+    int step = 0;
+    do {
+      ConvEpilogue::store_values<ConvConfig>(steps.conv_params_of(step), steps.conv, conv_block(step), thread,
+                                             conv_memory);
+      sync_values();
+      wait_for_statistics();
+      if (thread == 0) {
+        meet_other_blocks();
+      }
+      cutlass::arch::NamedBarrier::sync(64, 4);
+      GammaBeta::store_values<SpadeConfig, /*Fresh=*/true>(steps.spade_params_of(step), steps.spade, spade_block(step),
+                                                           thread, spade_memory);
+      sync_values();
+    } while (++step < steps.count);
+  }
+};
 
 static __global__ void __launch_bounds__(ConvSpade::kThreads, 1)
     conv_spade_kernel(const __grid_constant__ ConvSpade p) {
@@ -118,69 +185,64 @@ static __global__ void __launch_bounds__(ConvSpade::kThreads, 1)
     cutlass::arch::fence_barrier_init();
   }
   __syncthreads();
-  const ConvBlock conv_block = p.conv_block(), spade_block = p.spade_block();
-  K::ConvLoop::Cursors conv_cursors;
-  K::SpadeLoop::Cursors spade_cursors;
   if (threadIdx.x < 128) {
     cutlass::arch::warpgroup_reg_dealloc<56>();
     if (threadIdx.x == 0) {
       wait_for_kernel_before();
-      K::ConvLoop::load_pixels(p.conv_maps.x, p.conv, storage.conv, conv_block, conv_cursors);
-      spade_cursors.x = conv_cursors.x;
-      K::SpadeLoop::load_pixels(p.spade_maps.x, p.spade, spade_storage, spade_block, spade_cursors);
+      p.load_pixels(storage, spade_storage);
     } else if (threadIdx.x == 32) {  // no kernel before this one writes weights: they come while that drains
-      auto& at = conv_cursors.weight;
-      K::ConvLoop::load_weights(p.conv_maps.weight, p.conv, storage.conv, conv_block, conv_cursors);
-      for (int i = 0; i < K::ConvConfig::Stages; ++i) {
-        storage.conv.ring.wait_empty(at.stage, at.phase);
-        at.advance();
-      }
-      K::SpadeLoop::load_weights(p.spade_maps.weight, p.spade, spade_storage, spade_block, spade_cursors);
+      p.load_weights(storage, spade_storage);
     } else if (threadIdx.x >= 64) {
-      const int thread = threadIdx.x - 64;
       wait_for_kernel_before();
-      K::ConvEpilogue::store_values<K::ConvConfig>(p.conv_params, p.conv, conv_block, thread, conv_memory);
-      sync_values();
-      wait_for_statistics();
-      if (thread == 0) {
-        meet_other_blocks();
-      }
-      cutlass::arch::NamedBarrier::sync(64, 4);
-      GammaBeta::store_values<K::SpadeConfig, /*Fresh=*/true>(p.spade_params, p.spade, spade_block, thread,
-                                                              spade_memory);
-      sync_values();
+      p.fetch_values(threadIdx.x - 64, conv_memory, spade_memory);
     }
   } else {
     cutlass::arch::warpgroup_reg_alloc<224>();
     const int thread = threadIdx.x - 128;
+    const ConvShape &conv = p.steps.conv, &spade = p.steps.spade;
+    const ConvBlock conv_block = p.conv_block(0), spade_block = p.spade_block(0);  // their pixels, in all steps
+    K::ConvLoop::Cursors conv_cursors;
+    K::SpadeLoop::Cursors spade_cursors;
     wait_for_kernel_before();
-    GammaBeta::Ahead<K::SpadeConfig> y;
-    {
-      const auto ahead = K::ConvEpilogue::read_ahead<K::ConvConfig>(p.conv_params, p.conv, conv_block, thread);
-      K::ConvConfig::Accumulator acc;
-      K::ConvLoop::consume(p.conv, storage.conv, conv_block, thread, acc, conv_cursors);
-      sync_values();
-      K::ConvEpilogue::run<K::ConvConfig>(p.conv_params, p.conv, conv_block, acc, thread, conv_memory, ahead);
-      statistics_written();
-      CUTLASS_PRAGMA_UNROLL
-      for (int pair = 0; pair < GammaBeta::pairs<K::SpadeConfig>(); ++pair) {
+    int step = 0;
+    CUTLASS_PRAGMA_NO_UNROLL
+    do {
+      GammaBeta::Ahead<K::SpadeConfig> y;
+      {
+        const ConvOfSpade::Params params = p.steps.conv_params_of(step);
+        const auto ahead = K::ConvEpilogue::read_ahead<K::ConvConfig>(params, conv, conv_block, thread);
+        K::ConvConfig::Accumulator acc;
+        K::ConvLoop::consume(conv, storage.conv, conv_block, thread, acc, conv_cursors);
+        sync_values();
+        K::ConvEpilogue::run<K::ConvConfig>(params, conv, conv_block, acc, thread, conv_memory, ahead);
+        statistics_written();
         CUTLASS_PRAGMA_UNROLL
-        for (int r = 0; r < GammaBeta::rows<K::SpadeConfig>(); ++r) {
-          float v[8];
+        for (int pair = 0; pair < GammaBeta::pairs<K::SpadeConfig>(); ++pair) {
           CUTLASS_PRAGMA_UNROLL
-          for (int i = 0; i < 8; ++i) {
-            v[i] = acc(F::index(K::ConvConfig::BlockN, r / 2, r % 2, pair, i));
+          for (int r = 0; r < GammaBeta::rows<K::SpadeConfig>(); ++r) {
+            float v[8];
+            CUTLASS_PRAGMA_UNROLL
+            for (int i = 0; i < 8; ++i) {
+              v[i] = acc(F::index(K::ConvConfig::BlockN, r / 2, r % 2, pair, i));
+            }
+            y.x[pair][r] = to_halves(v);
           }
-          y.x[pair][r] = to_halves(v);
         }
       }
-    }
-    spade_cursors.x = conv_cursors.x;
-    K::SpadeConfig::Accumulator acc;
-    K::SpadeLoop::consume(p.spade, spade_storage, spade_block, thread, acc, spade_cursors);
-    let_next_kernel_start();
-    sync_values();
-    GammaBeta::run<K::SpadeConfig>(p.spade_params, p.spade, spade_block, acc, thread, spade_memory, y);
+      spade_cursors.x = conv_cursors.x;
+      K::SpadeConfig::Accumulator acc;
+      K::SpadeLoop::consume(spade, spade_storage, spade_block, thread, acc, spade_cursors);
+      conv_cursors.x = spade_cursors.x;
+      if (p.steps.last(step)) {
+        let_next_kernel_start();
+      }
+      sync_values();
+      GammaBeta::run<K::SpadeConfig>(p.steps.spade_params, spade, spade_block, acc, thread, spade_memory, y);
+      if (!p.steps.last(step)) {
+        fence_copies();
+        reinterpret_cast<EmptyBarrier&>(storage.written).arrive();
+      }
+    } while (++step < p.steps.count);
   }
 #endif
 }

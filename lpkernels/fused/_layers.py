@@ -6,6 +6,7 @@ in the layer's dtype; biases are float32.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -152,6 +153,30 @@ class ConvSpade(WeightedLayer):
         own = {"x": x, "weight": self.weight, "bias": self.bias, "actv": actv}
         own |= {"spade_weight": self.spade_weight, "spade_bias": self.spade_bias}
         return {**own, "negative_slope": self.negative_slope, "residual": residual, "y": y, "out": out}
+
+
+class SpadeBlocks(WeightedLayer):
+    """Residual blocks' convs, each with the SPADE behind it (``ops.spade_blocks``): conv, gamma and beta of each."""
+
+    op = "spade_blocks"
+
+    def __init__(self, steps: Iterable[tuple[Conv, Conv, Conv]], negative_slope: float, dtype: torch.dtype) -> None:
+        packed = []
+        for conv, gamma, beta in steps:
+            weight, bias = ops.pack_spade_weight(*gamma, *beta)
+            packed.append((channels_last(conv[0]).to(dtype), conv[1], weight.to(dtype), bias))
+        weight, bias, spade_weight, spade_bias = map(torch.stack, zip(*packed, strict=True))
+        super().__init__(weight, bias, dtype)
+        self.spade_weight: Tensor
+        self.spade_bias: Tensor
+        self.register_buffer("spade_weight", spade_weight)
+        self.register_buffer("spade_bias", spade_bias.to(self.bias.dtype))
+        self.negative_slope = negative_slope
+
+    def arguments(self, x: Tensor, dx: Tensor, actv: Tensor) -> dict[str, Any]:
+        own = {"x": x, "dx": dx, "actv": actv, "weight": self.weight, "bias": self.bias}
+        own |= {"spade_weight": self.spade_weight, "spade_bias": self.spade_bias}
+        return {**own, "negative_slope": self.negative_slope}
 
 
 class SpadeShortcut(WeightedLayer):

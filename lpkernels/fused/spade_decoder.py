@@ -1,7 +1,8 @@
 """G rebuilt for speed: statistics and SPADE in the convs' epilogues, upsampled planes never stored.
 
-All ``mlp_shared`` convs of the middle blocks are one conv, whose slices feed ``conv_spade``: each conv of these blocks
-but the last is one op with the SPADE behind it. Those of an up block are one conv on the small grid. Nearest upsampling
+All ``mlp_shared`` convs of the middle blocks are one conv, whose slices feed the SPADEs. Each conv of these blocks but
+the last goes with the SPADE behind it, in one op (``spade_blocks``), as fc does with the first block's first SPADE
+(``conv_spade``). The ``mlp_shared`` convs of an up block are one conv on the small grid. Nearest upsampling
 changes neither mean nor variance, so an up block's first norms use the statistics of the plane before it, which
 ``spade_conv`` reads at half size. The last block's hidden activations are those of a feature enlarged four times: where
 the kernels can read them, they stay a grid of classes.
@@ -9,52 +10,19 @@ the kernels can read them, they stay a grid of classes.
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from lpkernels import ops, rewrites
 from lpkernels.fused import _weights
-from lpkernels.fused._layers import ConvAct, ConvImage, ConvSpade, SpadeConv, SpadeShortcut, UpsampleConv
+from lpkernels.fused._layers import ConvAct, ConvImage, ConvSpade, SpadeBlocks, SpadeConv, SpadeShortcut, UpsampleConv
 from lpkernels.models.blocks import SPADE, SPADEResnetBlock
 from lpkernels.models.spade_generator import NUM_MIDDLE_BLOCKS, SPADEDecoder
 
 NONE, RELU, LEAKY = 1.0, 0.0, 0.2
 HIDDEN = SPADE.HIDDEN
-
-
-class FusedSPADEBlock(nn.Module):
-    """A residual block that keeps size and width, and the first SPADE of the next: every conv with the SPADE behind it.
-
-    Its own first SPADE belongs to who made x.
-    """
-
-    def __init__(self, baseline: SPADEResnetBlock, following: SPADE, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.conv_0 = _conv_spade(baseline.conv_0, baseline.norm_1, dtype)
-        self.conv_1 = _conv_spade(baseline.conv_1, following, dtype)
-
-    def forward(self, x: Tensor, dx: Tensor, actv: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, H, W, C), dx = norm_0(x), activations [norm_1 | next norm_0] -> y, and dx of the next block."""
-        dx = self.conv_0(dx, actv[..., :HIDDEN])
-        y = torch.empty_like(x)
-        return y, self.conv_1(dx, actv[..., HIDDEN:], residual=x, y=y)
-
-
-class FusedSPADELastBlock(nn.Module):
-    """The last of these: what follows has another size, and takes the answer's statistics."""
-
-    def __init__(self, baseline: SPADEResnetBlock, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.conv_0 = _conv_spade(baseline.conv_0, baseline.norm_1, dtype)
-        self.conv_1 = ConvAct(_weights.plain(baseline.conv_1), NONE, dtype)
-
-    def forward(self, x: Tensor, dx: Tensor, actv: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, H, W, C), dx = norm_0(x), activations of norm_1 -> the answer and its statistics."""
-        dx = self.conv_0(dx, actv)
-        stats = self.conv_1.new_stats(dx)
-        return self.conv_1(dx, residual=x, stats=stats), stats
 
 
 class FusedSPADEUpBlock(nn.Module):
@@ -149,10 +117,11 @@ class FusedSPADEDecoder(nn.Module):
         blocks = [block for block in found if isinstance(block, SPADEResnetBlock)]
         norms = [norm for block in blocks for norm in (block.norm_0, block.norm_1)]
         self.mlp_shared = ConvAct(_shared(norms), RELU, dtype)
-        self.fc = _conv_spade(baseline.fc, norms[0], dtype)
-        pairs = itertools.pairwise(blocks)
-        middle = [FusedSPADEBlock(block, following.norm_0, dtype) for block, following in pairs]
-        self.middle = nn.ModuleList([*middle, FusedSPADELastBlock(blocks[-1], dtype)])
+        ((first, gamma, beta),) = _with_spades([baseline.fc], norms[:1])
+        self.fc = ConvSpade(first, gamma, beta, LEAKY, dtype)
+        *between, last = [conv for block in blocks for conv in (block.conv_0, block.conv_1)]
+        self.middle = SpadeBlocks(_with_spades(between, norms[1:]), LEAKY, dtype)
+        self.last = ConvAct(_weights.plain(last), NONE, dtype)
         self.up_0 = FusedSPADEUpBlock(baseline.up_0, 2, NONE, dtype)
         self.up_1 = FusedSPADEUpBlock(baseline.up_1, 4, LEAKY, dtype, classes)
         shuffled = isinstance(baseline.conv_img, nn.Sequential)
@@ -173,10 +142,9 @@ class FusedSPADEDecoder(nn.Module):
         actv = self.mlp_shared(feature)
         x = feature.new_empty(*feature.shape[:-1], self.fc.bias.shape[0])
         dx = self.fc(feature, actv[..., :HIDDEN], y=x)
-        *between, last = actv[..., HIDDEN:].split(2 * HIDDEN, dim=-1)
-        for block, part in zip(self.middle[:-1], between, strict=True):
-            x, dx = block(x, dx, part)
-        x, stats = self.middle[-1](x, dx, last)
+        x, dx = self.middle(x, dx, actv[..., HIDDEN:])
+        stats = self.last.new_stats(dx)
+        x = self.last(dx, residual=x, stats=stats)
         x, stats = self.up_0(x, stats, feature, want_stats=True)
         x, _ = self.up_1(x, stats, feature, want_stats=False)
         return self.conv_img(x, as_uint8)
@@ -197,9 +165,12 @@ def _spade(norm: SPADE, dtype: torch.dtype, classes: bool = False) -> SpadeConv:
     return SpadeConv(_weights.plain(norm.mlp_gamma), _weights.plain(norm.mlp_beta), LEAKY, dtype, classes)
 
 
-def _conv_spade(conv: nn.Module, norm: SPADE, dtype: torch.dtype) -> ConvSpade:
-    gamma, beta = _weights.plain(norm.mlp_gamma), _weights.plain(norm.mlp_beta)
-    return ConvSpade(_weights.plain(conv), gamma, beta, LEAKY, dtype)
+def _with_spades(
+    convs: Sequence[nn.Module], norms: Sequence[SPADE]
+) -> Iterator[tuple[_weights.Conv, _weights.Conv, _weights.Conv]]:
+    """Each conv, and gamma's and beta's of the SPADE behind it."""
+    for conv, norm in zip(convs, norms, strict=True):
+        yield _weights.plain(conv), _weights.plain(norm.mlp_gamma), _weights.plain(norm.mlp_beta)
 
 
 def _shared(norms: list[SPADE]) -> _weights.Conv:

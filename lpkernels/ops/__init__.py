@@ -22,6 +22,7 @@ from lpkernels.ops.occlusion_head import occlusion_head, pack_occlusion_weight
 from lpkernels.ops.paste_back import paste_back, warp_mask
 from lpkernels.ops.patch_norm import patch_norm
 from lpkernels.ops.pool_norm_linear import pool_norm_linear
+from lpkernels.ops.spade_blocks import spade_blocks
 from lpkernels.ops.spade_conv import pack_gamma_weight, pack_spade_weight, spade_conv
 from lpkernels.ops.spade_shortcut import fuses_shortcut, pack_shortcut_weight, spade_shortcut
 from lpkernels.ops.sparse_motion import background_sample, sparse_motion
@@ -70,6 +71,7 @@ __all__ = [
     "registry",
     "requested_backends",
     "shares_products",
+    "spade_blocks",
     "spade_conv",
     "spade_shortcut",
     "sparse_motion",

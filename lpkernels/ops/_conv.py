@@ -52,6 +52,14 @@ def channels_last(name: str, tensor: Tensor, dims: Sequence[int | str]) -> int:
     return stride
 
 
+def like_x(name: str, tensor: object, x: Tensor, dims: Sequence[int | str]) -> None:
+    """Check a channels-last activation of shape ``dims`` (as ``_checks.shape``) against ``x``: dtype, device."""
+    checked = _checks.is_tensor(name, tensor)
+    channels_last(name, checked, dims)
+    _checks.same_dtype("x", x, **{name: checked})
+    _checks.same_device("x", x, **{name: checked})
+
+
 def weight(name: str, tensor: object, like: Tensor, dims: Sequence[int | str]) -> Tensor:
     """Check a packed weight against the activation ``like``: shape, dtype, device, contiguous; returns it."""
     checked = _checks.is_tensor(name, tensor)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpkernels import _checks, ref
+from lpkernels import ref
 from lpkernels.ops import _conv
 from lpkernels.ops._op import Backend, Op, Signature, native, reference, triton_kernel
 from lpkernels.ops.spade_conv import TAPS
@@ -118,23 +118,16 @@ def conv_spade(
     outputs = weight.shape[0]
     shape = (*x.shape[:3], outputs)
     _conv.float32("bias", bias, x, (outputs,))
-    _like_x("actv", actv, x, (*x.shape[:3], "K"))
+    _conv.like_x("actv", actv, x, (*x.shape[:3], "K"))
     _conv.weight("spade_weight", spade_weight, x, (2 * outputs, TAPS, TAPS, actv.shape[-1]))
     _conv.float32("spade_bias", spade_bias, x, (2 * outputs,))
     if residual is not None:
-        _like_x("residual", residual, x, shape)
+        _conv.like_x("residual", residual, x, shape)
     inputs: dict[str, Tensor | None] = {"x": x, "weight": weight, "bias": bias, "actv": actv}
     inputs |= {"spade_weight": spade_weight, "spade_bias": spade_bias, "residual": residual}
     if y is not None:
-        _like_x("y", y, x, shape)
+        _conv.like_x("y", y, x, shape)
         _conv.no_overlap("y", y, **inputs)
     out = _conv.output(out, shape, x, **inputs, y=y)
     _OP(x, weight, bias, actv, spade_weight, spade_bias, float(negative_slope), residual, y, out)
     return out
-
-
-def _like_x(name: str, tensor: object, x: Tensor, dims: tuple[int | str, ...]) -> None:
-    checked = _checks.is_tensor(name, tensor)
-    _conv.channels_last(name, checked, dims)
-    _checks.same_dtype("x", x, **{name: checked})
-    _checks.same_device("x", x, **{name: checked})

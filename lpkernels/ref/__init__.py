@@ -16,6 +16,7 @@ from lpkernels.ref.occlusion_head import occlusion_head, occlusion_head_in
 from lpkernels.ref.paste_back import paste_back, warp_affine
 from lpkernels.ref.patch_norm import patch_norm, patch_norm_in
 from lpkernels.ref.pool_norm_linear import pool_norm_linear
+from lpkernels.ref.spade_blocks import spade_blocks, spade_blocks_in
 from lpkernels.ref.spade_conv import spade_conv, spade_conv_in
 from lpkernels.ref.spade_shortcut import spade_shortcut, spade_shortcut_in
 from lpkernels.ref.sparse_motion import background_sample, sparse_motion
@@ -53,6 +54,8 @@ __all__ = [
     "patch_norm",
     "patch_norm_in",
     "pool_norm_linear",
+    "spade_blocks",
+    "spade_blocks_in",
     "spade_conv",
     "spade_conv_in",
     "spade_shortcut",

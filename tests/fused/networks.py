@@ -102,6 +102,7 @@ def exact_ops() -> SimpleNamespace:
         conv_spade=conv_spade,
         conv_pool=written(ref.conv_pool),
         upsample_conv=written(ref.upsample_conv),
+        spade_blocks=ref.spade_blocks,
         spade_conv=written(ref.spade_conv),
         spade_shortcut=written(ref.spade_shortcut),
         conv_img=ref.conv_img,

@@ -186,8 +186,8 @@ def test_the_finite_check_names_the_layer() -> None:
     source = model.prepare_warp(feature_3d, kp_source)
     model.check_finite()
     model.render(source, kp_driving)
-    model.spade_generator.middle[3].conv_0.bias[0] = float("inf")
-    with pytest.raises(LpkernelsError, match=r"spade_generator\.middle\.3\.conv_0 \(ConvSpade\) is the first layer"):
+    model.spade_generator.middle.bias[3, 0] = float("inf")
+    with pytest.raises(LpkernelsError, match=r"spade_generator\.middle \(SpadeBlocks\) is the first layer"):
         model.render(source, kp_driving)
     model.check_finite(False)
     model.render(source, kp_driving)
@@ -196,10 +196,11 @@ def test_the_finite_check_names_the_layer() -> None:
 def test_description(fused: FusedLivePortrait) -> None:
     text = fused.describe()
     lines = text.splitlines()
-    middle = [line for line in lines if "spade_generator.middle.*.conv_0 (6)" in line]
+    middle = [line for line in lines if "spade_generator.middle" in line]
     assert len(middle) == 1
-    assert middle[0].split()[2:4] == ["conv_spade", ops.registry()["conv_spade"].choose("cpu").backend]
+    assert middle[0].split()[1:3] == ["spade_blocks", ops.registry()["spade_blocks"].choose("cpu").backend]
     assert "cuda: needs cuda tensors" in middle[0]
+    assert any("warping_module.hourglass.up_blocks.* (3)" in line for line in lines)
     for name in ("flow_warp", "sparse_motion", "mask_conv3d", "occlusion_head", "conv_img", "upsample_conv"):
         assert any(name in line for line in lines), name
     with ops.use_backend("triton"):
