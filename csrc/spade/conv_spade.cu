@@ -59,11 +59,6 @@ void set_tiles(ConvShape& shape) {
   lay_out(shape, Loop::Config::BlockN);
 }
 
-template <class Loop>
-CUtensorMap weights(const Tensor& weight, const ConvShape& all) {
-  return tensor_map(weight.data_ptr(), weight_box(all, Loop::Config::BlockN));
-}
-
 void run_in_two(const ConvShape& conv, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& actv,
                 const Tensor& spade_weight, const Tensor& spade_bias, double negative_slope,
                 const std::optional<Tensor>& residual, const std::optional<Tensor>& kept, const Tensor& out) {
@@ -91,11 +86,10 @@ void launch_conv_spade(const char* op, const ConvSpadeSteps& steps, const Activa
   ConvShape &conv = p.steps.conv, &spade = p.steps.spade;
   set_tiles<K::ConvLoop>(conv);
   set_tiles<K::SpadeLoop>(spade);
-  const ConvShape every_conv = steps.all_steps(conv), every_spade = steps.all_steps(spade);
   p.conv_maps = {tensor_map(x.data, K::ConvLoop::x_box(x.pixel_stride, conv)),
-                 weights<K::ConvLoop>(weight, every_conv)};
-  p.spade_maps = {tensor_map(actv.data, K::SpadeLoop::x_box(actv.pixel_stride, every_spade)),
-                  weights<K::SpadeLoop>(spade_weight, every_spade)};
+                 tensor_map(weight.data_ptr(), p.steps.weights(conv, K::ConvConfig::BlockN))};
+  p.spade_maps = {tensor_map(actv.data, p.steps.actv<K::SpadeLoop>(actv.pixel_stride)),
+                  tensor_map(spade_weight.data_ptr(), p.steps.weights(spade, K::SpadeConfig::BlockN))};
   if (steps.count > 1) {
     p.out = tensor_map(steps.spade_params.out, K::ConvLoop::x_box(steps.spade_params.out_stride, conv));
   }

@@ -164,86 +164,94 @@ struct ConvSpade {
       sync_values();
     } while (++step < steps.count);
   }
-};
 
-static __global__ void __launch_bounds__(ConvSpade::kThreads, 1)
-    conv_spade_kernel(const __grid_constant__ ConvSpade p) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  using K = ConvSpade;
-  using F = Fragment<8>;
-  extern __shared__ __align__(1024) unsigned char memory[];
-  auto& storage = *reinterpret_cast<K::Storage*>(memory);
-  K::SpadeStorage spade_storage(storage);
-  const EpilogueMemory conv_memory{nullptr, memory + K::kConvOwn, nullptr};
-  const EpilogueMemory spade_memory{nullptr, memory + K::kSpadeOwn, nullptr};
-  if (threadIdx.x == 0) {
-    cute::prefetch_tma_descriptor(&p.conv_maps.x);
-    cute::prefetch_tma_descriptor(&p.conv_maps.weight);
-    cute::prefetch_tma_descriptor(&p.spade_maps.x);
-    cute::prefetch_tma_descriptor(&p.spade_maps.weight);
-    storage.init();
-    cutlass::arch::fence_barrier_init();
-  }
-  __syncthreads();
-  if (threadIdx.x < 128) {
-    cutlass::arch::warpgroup_reg_dealloc<56>();
-    if (threadIdx.x == 0) {
-      wait_for_kernel_before();
-      p.load_pixels(storage, spade_storage);
-    } else if (threadIdx.x == 32) {  // no kernel before this one writes weights: they come while that drains
-      p.load_weights(storage, spade_storage);
-    } else if (threadIdx.x >= 64) {
-      wait_for_kernel_before();
-      p.fetch_values(threadIdx.x - 64, conv_memory, spade_memory);
-    }
-  } else {
-    cutlass::arch::warpgroup_reg_alloc<224>();
-    const int thread = threadIdx.x - 128;
-    const ConvShape &conv = p.steps.conv, &spade = p.steps.spade;
-    const ConvBlock conv_block = p.conv_block(0), spade_block = p.spade_block(0);  // their pixels, in all steps
-    K::ConvLoop::Cursors conv_cursors;
-    K::SpadeLoop::Cursors spade_cursors;
-    wait_for_kernel_before();
+  __device__ __forceinline__ void multiply(Storage& storage, SpadeStorage& spade_storage, int thread,
+                                           const EpilogueMemory& conv_memory,
+                                           const EpilogueMemory& spade_memory) const {
+    using F = Fragment<8>;
+    const ConvShape &conv = steps.conv, &spade = steps.spade;
+    const ConvBlock of_conv = conv_block(0), of_spade = spade_block(0);  // their pixels and outputs, in all steps
+    ConvLoop::Cursors conv_cursors;
+    SpadeLoop::Cursors spade_cursors;
     int step = 0;
     CUTLASS_PRAGMA_NO_UNROLL
     do {
-      GammaBeta::Ahead<K::SpadeConfig> y;
+      GammaBeta::Ahead<SpadeConfig> y;
       {
-        const ConvOfSpade::Params params = p.steps.conv_params_of(step);
-        const auto ahead = K::ConvEpilogue::read_ahead<K::ConvConfig>(params, conv, conv_block, thread);
-        K::ConvConfig::Accumulator acc;
-        K::ConvLoop::consume(conv, storage.conv, conv_block, thread, acc, conv_cursors);
+        const ConvOfSpade::Params params = steps.conv_params_of(step);
+        const auto ahead = ConvEpilogue::read_ahead<ConvConfig>(params, conv, of_conv, thread);
+        ConvConfig::Accumulator acc;
+        ConvLoop::consume(conv, storage.conv, of_conv, thread, acc, conv_cursors);
         sync_values();
-        K::ConvEpilogue::run<K::ConvConfig>(params, conv, conv_block, acc, thread, conv_memory, ahead);
+        ConvEpilogue::run<ConvConfig>(params, conv, of_conv, acc, thread, conv_memory, ahead);
         statistics_written();
         CUTLASS_PRAGMA_UNROLL
-        for (int pair = 0; pair < GammaBeta::pairs<K::SpadeConfig>(); ++pair) {
+        for (int pair = 0; pair < GammaBeta::pairs<SpadeConfig>(); ++pair) {
           CUTLASS_PRAGMA_UNROLL
-          for (int r = 0; r < GammaBeta::rows<K::SpadeConfig>(); ++r) {
+          for (int r = 0; r < GammaBeta::rows<SpadeConfig>(); ++r) {
             float v[8];
             CUTLASS_PRAGMA_UNROLL
             for (int i = 0; i < 8; ++i) {
-              v[i] = acc(F::index(K::ConvConfig::BlockN, r / 2, r % 2, pair, i));
+              v[i] = acc(F::index(ConvConfig::BlockN, r / 2, r % 2, pair, i));
             }
             y.x[pair][r] = to_halves(v);
           }
         }
       }
       spade_cursors.x = conv_cursors.x;
-      K::SpadeConfig::Accumulator acc;
-      K::SpadeLoop::consume(spade, spade_storage, spade_block, thread, acc, spade_cursors);
+      SpadeConfig::Accumulator acc;
+      SpadeLoop::consume(spade, spade_storage, of_spade, thread, acc, spade_cursors);
       conv_cursors.x = spade_cursors.x;
-      if (p.steps.last(step)) {
+      if (steps.last(step)) {
         let_next_kernel_start();
       }
       sync_values();
-      GammaBeta::run<K::SpadeConfig>(p.steps.spade_params, spade, spade_block, acc, thread, spade_memory, y);
-      if (!p.steps.last(step)) {
+      GammaBeta::run<SpadeConfig>(steps.spade_params, spade, of_spade, acc, thread, spade_memory, y);
+      if (!steps.last(step)) {
         fence_copies();
         reinterpret_cast<EmptyBarrier&>(storage.written).arrive();
       }
-    } while (++step < p.steps.count);
+    } while (++step < steps.count);
   }
+
+  __device__ __forceinline__ void run(unsigned char* memory) const {
+    auto& storage = *reinterpret_cast<Storage*>(memory);
+    SpadeStorage spade_storage(storage);
+    const EpilogueMemory conv_memory{nullptr, memory + kConvOwn, nullptr};
+    const EpilogueMemory spade_memory{nullptr, memory + kSpadeOwn, nullptr};
+    if (threadIdx.x == 0) {
+      cute::prefetch_tma_descriptor(&conv_maps.x);
+      cute::prefetch_tma_descriptor(&conv_maps.weight);
+      cute::prefetch_tma_descriptor(&spade_maps.x);
+      cute::prefetch_tma_descriptor(&spade_maps.weight);
+      storage.init();
+      cutlass::arch::fence_barrier_init();
+    }
+    __syncthreads();
+    if (threadIdx.x < 128) {
+      cutlass::arch::warpgroup_reg_dealloc<56>();
+      if (threadIdx.x == 0) {
+        wait_for_kernel_before();
+        load_pixels(storage, spade_storage);
+      } else if (threadIdx.x == 32) {  // no kernel before this one writes weights: they come while that drains
+        load_weights(storage, spade_storage);
+      } else if (threadIdx.x >= 64) {
+        wait_for_kernel_before();
+        fetch_values(threadIdx.x - 64, conv_memory, spade_memory);
+      }
+    } else {
+      cutlass::arch::warpgroup_reg_alloc<224>();
+      wait_for_kernel_before();
+      multiply(storage, spade_storage, threadIdx.x - 128, conv_memory, spade_memory);
+    }
+  }
+};
+
+static __global__ void __launch_bounds__(ConvSpade::kThreads, 1)
+    conv_spade_kernel(const __grid_constant__ ConvSpade p) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(1024) unsigned char memory[];
+  p.run(memory);
 #endif
 }
 

@@ -50,11 +50,16 @@ struct ConvSpadeSteps {
     return block;
   }
 
-  // What TMA is told of the weights and of actv: those of all steps.
-  ConvShape all_steps(ConvShape shape) const {
+  // What TMA is told of: the weights of all steps, one behind the other, and actv of all steps.
+  TensorBox weights(ConvShape shape, int block_n) const {
     shape.outputs *= count;
-    shape.channels *= count;
-    return shape;
+    return weight_box(shape, block_n);
+  }
+  template <class Loop>
+  TensorBox actv(int64_t pixel_stride) const {
+    ConvShape wide = spade;
+    wide.channels *= count;
+    return Loop::x_box(pixel_stride, wide);
   }
 };
 

@@ -1,0 +1,2 @@
+// csrc/common/cuda.h without a GPU: nothing is launched.
+#pragma once

@@ -1,0 +1,59 @@
+"""conv_spade's kernel without a GPU: its own code in several steps, compiled for the CPU and run thread by thread."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from lpkernels import ref
+from tests.ops import contract
+from tests.ops.conv_inputs import exact
+from tests.ops.test_spade_blocks import Case
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program spade_blocks.cpp, compiled."""
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    folder = tmp_path_factory.mktemp("spade_blocks")
+    probe = folder / "probe.cpp"
+    probe.write_text("int main(int n, char**) { return static_cast<int>(static_cast<_Float16>(n)) - 1; }\n")
+
+    def builds(source: Path, *flags: str) -> bool:
+        command = [compiler, "-std=c++20", "-O2", "-fno-strict-aliasing", *flags, str(source), "-o", str(folder / "run")]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    if not builds(probe):
+        pytest.skip(f"{compiler} has no _Float16")
+    includes = ROOT / "tests/hopper/emulated", ROOT / "tests/convnext/emulated", ROOT / "csrc"
+    assert builds(Path(__file__).with_name("spade_blocks.cpp"), *[f"-I{path}" for path in includes])
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("case", "seed"),
+    [
+        (Case((1, 4, 64, 256), 64, 3), 1),  # two tiles by two pieces of the outputs
+        (Case((1, 6, 64, 128), 128, 5), 2),  # a tile with neighbours on both sides
+        (Case((2, 2, 128, 128), 64, 4), 3),  # images and columns of tiles
+    ],
+)
+def test_steps(kernel: Path, case: Case, seed: int) -> None:
+    *tensors, slope = inputs = case.inputs(torch.float16)
+    data = b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)
+    sizes = [*case.x, case.hidden, case.steps, seed]
+    done = subprocess.run([kernel, *map(str, sizes)], input=data, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    answers = torch.frombuffer(bytearray(done.stdout), dtype=torch.float16).reshape(2, *case.x)
+    truths, owns = ref.spade_blocks(*exact(inputs)), ref.spade_blocks_in(torch.float16, *tensors, slope)
+    for actual, own, truth in zip(answers, owns, truths, strict=True):
+        bound = 1.5 * contract.relative_error(own, truth) + contract.ULPS[torch.float16]
+        assert contract.relative_error(actual, truth) <= bound
