@@ -28,7 +28,8 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     probe.write_text("int main(int n, char**) { return static_cast<int>(static_cast<_Float16>(n)) - 1; }\n")
 
     def builds(source: Path, *flags: str) -> bool:
-        command = [compiler, "-std=c++20", "-O2", "-fno-strict-aliasing", *flags, str(source), "-o", str(folder / "run")]
+        flags = "-std=c++20", "-O2", "-fno-strict-aliasing", *flags
+        command = [compiler, *flags, str(source), "-o", str(folder / "run")]
         return subprocess.run(command, capture_output=True).returncode == 0
 
     if not builds(probe):
