@@ -88,9 +88,9 @@ def shortcut(actv: tuple[int, ...], side: int, classes: bool = False, parts: int
     return ops.spade_shortcut(halves(*actv), packed, floats(320), weight(64, 256), x, stats(actv[0], 256, parts))
 
 
-def up(x: tuple[int, ...], outputs: int, phases: int, classes: bool = False) -> Tensor:
-    taps = (3, 2, 2) if len(x) == 5 else (2, 2)
-    return ops.upsample_conv(halves(*x), weight(phases, outputs, *taps, x[-1]), floats(outputs), 0.0, classes=classes)
+def up(x: tuple[int, ...], outputs: int, scale: int, classes: bool = False) -> Tensor:
+    products = weight(3, 3, outputs, *((3,) if len(x) == 5 else ()), x[-1])
+    return ops.upsample_conv(halves(*x), products, floats(outputs), 0.0, classes=classes, scale=scale)
 
 
 def pool(x: tuple[int, ...], outputs: int) -> Tensor:
@@ -168,10 +168,11 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "spade_blocks step by step": lambda: blocks((2, 9, 13, 96), 64, 3),
     "spade_shortcut": lambda: shortcut((3, 20, 20, 64), 10),
     "spade_shortcut, classes, statistics in parts": lambda: shortcut((1, 24, 24, 64), 16, classes=True, parts=4),
-    "upsample_conv 128x192": lambda: up((1, 32, 32, 64), 384, 4),
-    "upsample_conv 128x192 to classes": lambda: up((1, 16, 16, 64), 384, 9, classes=True),
-    "upsample_conv 128x128, a cluster's sum": lambda: up((1, 4, 2, 2, 512), 128, 4),
-    "upsample_conv 128x64": lambda: up((1, 4, 16, 16, 64), 32, 4),
+    "upsample_conv 2x2": lambda: up((1, 4, 20, 16, 64), 32, 2),
+    "upsample_conv 2x2, weights that stay": lambda: up((1, 96, 96, 128), 384, 2),
+    "upsample_conv 2x2, a cluster's sum": lambda: up((1, 4, 2, 2, 512), 128, 2),
+    "upsample_conv 3x3 to classes": lambda: up((1, 19, 33, 80), 64, 4, classes=True),
+    "upsample_conv 3x3": lambda: up((1, 64, 64, 64), 128, 4),
     "conv_pool 256x64 halo": lambda: pool((1, 2, 64, 64, 112), 64),
     "conv_pool 128x128, a cluster's sum": lambda: pool((1, 16, 4, 4, 256), 256),
     "conv_img 256x16 halo": lambda: ops.conv_img(halves(1, 64, 64, 64), weight(12, 3, 3, 64), floats(12)),

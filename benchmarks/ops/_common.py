@@ -44,10 +44,14 @@ def torch_providers(function: Function, cast: tuple[int, ...], device: torch.dev
     ]
 
 
-def op_providers(name: str, cast: tuple[int, ...], device: torch.device) -> list[Provider]:
-    """``lpkernels-<backend>-<precision>`` for every backend the op has; FP32 without TF32."""
+def op_providers(
+    name: str, cast: tuple[int, ...], device: torch.device, caller: Callable[[], Function] | None = None
+) -> list[Provider]:
+    """``lpkernels-<backend>-<precision>`` for every backend the op has; FP32 without TF32.
+
+    ``caller`` makes what calls the op, one for each provider; None: the op itself.
+    """
     op = ops.registry()[name]
-    public: Function = getattr(ops, name)
 
     def build(backend: str, precision: str) -> Callable[[], Candidate]:
         def candidate() -> Candidate:
@@ -55,6 +59,7 @@ def op_providers(name: str, cast: tuple[int, ...], device: torch.device) -> list
                 raise Unavailable(reason)
             if backend in PLAIN:
                 _not_emulated(precision, device)
+            public = getattr(ops, name) if caller is None else caller()
             return Candidate(_cast(_with_backend(public, backend), cast, dtype_of(precision)))
 
         return candidate

@@ -16,10 +16,8 @@ from benchmarks.work import Subject
 from lpkernels import ops, ref
 from lpkernels.models.blocks import SPADE
 from lpkernels.models.config import LivePortraitConfig
-from lpkernels.ops.upsample_conv import SCALES
 
-OP_LOWERED = (0, 1)  # activations and weight; the bias stays FP32
-PUBLISHED_LOWERED = (0,)  # the weight is unpacked in FP32 and cast then: taking sums apart in FP16 would cost digits
+Inputs = tuple[Tensor, Tensor, Tensor, float, int]  # x, weight (O, [3,] 3, 3, C), bias, negative slope, scale
 
 
 @dataclass(frozen=True)
@@ -31,11 +29,11 @@ class Layer:
     grid: tuple[int, ...]
     scale: int = 2
 
-    def inputs(self, batch: int, random: Random) -> tuple[Tensor, Tensor, Tensor, float]:
+    def inputs(self, batch: int, random: Random) -> Inputs:
         taps = [3] * len(self.grid)
-        weight = random.normal(self.outputs, self.channels, *taps, scale=(self.channels * 3 ** len(taps)) ** -0.5)
+        weight = random.normal(self.outputs, *taps, self.channels, scale=(self.channels * 3 ** len(taps)) ** -0.5)
         x = random.normal(batch, *self.grid, self.channels)
-        return x, ops.pack_upsample_weight(weight, self.scale), random.normal(self.outputs), 0.0
+        return x, weight, random.normal(self.outputs), 0.0, self.scale
 
 
 def layers(config: LivePortraitConfig) -> list[Layer]:
@@ -55,38 +53,36 @@ def layers(config: LivePortraitConfig) -> list[Layer]:
     return [*ups, Layer(label, 2 * SPADE.HIDDEN, grid), Layer(label, 2 * SPADE.HIDDEN, grid, scale=4)]
 
 
-class Published:
-    """Nearest upsampling and a convolution in the inputs' own precision; the weight is unpacked once."""
+def published(x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float, scale: int) -> Tensor:
+    """Nearest upsampling and a convolution in the inputs' own precision; channels-last, where cuDNN is at its best."""
+    convolve, factors = (F.conv3d, (1, scale, scale)) if x.dim() == 5 else (F.conv2d, (scale, scale))
+    large = F.interpolate(x.movedim(-1, 1), scale_factor=factors)
+    y = convolve(large, weight.movedim(-1, 1), bias.to(x.dtype), padding=1)
+    return F.leaky_relu(y, negative_slope).movedim(1, -1)
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float, scale: int) -> Tensor:
+    """The op's own reference."""
+    return ref.upsample_conv(x, ops.pack_upsample_weight(weight.movedim(-1, 1), scale), bias, negative_slope)
+
+
+class Packed:
+    """The op with each weight in the form that its backend takes, packed once in FP32."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._held: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def _unpacked(self, packed: Tensor, dtype: torch.dtype) -> Tensor:
-        key = (id(packed), dtype)
-        held = self._held.get(key)
-        if held is None or held[0] is not packed:
-            held = self._held[key] = (packed, unpack(packed).to(dtype).movedim(-1, 1))
-        return held[1]
+    def _pack(self, x: Tensor, weight: Tensor, scale: int) -> Tensor:
+        plain = weight.movedim(-1, 1)
+        shared = ops.shares_products(x.device.type, x.dtype, x.shape[-1], weight.shape[0])
+        packed = ops.pack_upsample_products(plain) if shared else ops.pack_upsample_weight(plain, scale)
+        return packed.to(x.dtype)
 
-    def __call__(self, x: Tensor, packed: Tensor, bias: Tensor, negative_slope: float) -> Tensor:
-        scale = SCALES[packed.shape[0]]
-        convolve, factors = (F.conv3d, (1, scale, scale)) if x.dim() == 5 else (F.conv2d, (scale, scale))
-        large = F.interpolate(x.movedim(-1, 1), scale_factor=factors)
-        y = convolve(large, self._unpacked(packed, x.dtype), bias.to(x.dtype), padding=1)
-        return F.leaky_relu(y, negative_slope).movedim(1, -1)
-
-
-def unpack(packed: Tensor) -> Tensor:
-    """The weight (O, [3,] 3, 3, C) that ``pack_upsample_weight`` summed up."""
-    axis_phases = SCALES[packed.shape[0]] // 2 + 1
-    phases = packed.unflatten(0, (axis_phases, axis_phases))
-    return _three_taps(_three_taps(phases, -3), -2)
-
-
-def _three_taps(phases: Tensor, axis: int) -> Tensor:
-    # Along an axis the first phase has taps (w0, w1 + w2), the last one (w0 + w1, w2).
-    (outer, inner), (_, last) = phases[0].unbind(axis), phases[-1].unbind(axis)
-    return torch.stack([outer, inner - last, last], axis)
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, negative_slope: float, scale: int) -> Tensor:
+        held = self._held.get(id(weight))
+        if held is None or held[0] is not weight:
+            held = self._held[id(weight)] = weight, self._pack(x, weight, scale)
+        return ops.upsample_conv(x, held[1], bias, negative_slope, scale=scale)
 
 
 def subjects(context: Context) -> Iterator[Subject]:
@@ -94,7 +90,7 @@ def subjects(context: Context) -> Iterator[Subject]:
     for batch in context.batches:
         for layer in layers(context.config):
 
-            def inputs(seed: int, batch: int = batch, layer: Layer = layer) -> tuple[Tensor, Tensor, Tensor, float]:
+            def inputs(seed: int, batch: int = batch, layer: Layer = layer) -> Inputs:
                 return layer.inputs(batch, Random(seed, context.device))
 
             pixels = batch * torch.Size(layer.grid).numel()
@@ -106,10 +102,10 @@ def subjects(context: Context) -> Iterator[Subject]:
                 shape=f"{layer.channels} -> {layer.outputs}, x{layer.scale} from {grid}",
                 batch=batch,
                 inputs=inputs,
-                reference=ref.upsample_conv,
+                reference=reference,
                 providers=[
-                    *torch_providers(Published(), PUBLISHED_LOWERED, context.device),
-                    *op_providers("upsample_conv", OP_LOWERED, context.device),
+                    *torch_providers(published, (0, 1), context.device),
+                    *op_providers("upsample_conv", (0,), context.device, Packed),
                 ],
                 elements=pixels * (layer.channels + layer.scale**2 * layer.outputs) + weights,
                 fixed_bytes=4 * layer.outputs,
