@@ -74,8 +74,11 @@ def upsample_conv_products(weight: Tensor) -> Tensor:
     Returns:
         (3, 3, O, C[, 3]): for x[i - 1] - x[i], for x[i], for x[i + 1] - x[i] along h; likewise along w.
     """
-    taps = weight.new_tensor([[1, 0, 0], [1, 1, 1], [0, 0, 1]])  # summed into each product of an axis
-    return torch.einsum("oc...yx,py,qx->pqoc...", weight, taps, taps)
+
+    def last_axis(taps: Tensor) -> Tensor:
+        return torch.stack([taps[..., 0], taps.sum(-1), taps[..., 2]])
+
+    return last_axis(last_axis(weight))
 
 
 def phases_of_products(products: Tensor, scale: int) -> Tensor:
