@@ -96,6 +96,41 @@ def phases_of_products(products: Tensor, scale: int) -> Tensor:
     return torch.einsum("riy,sjx,yxo...c->rso...ijc", axis, axis, products).flatten(0, 1)
 
 
+# Along an axis of seven taps: the half sums and half differences of two neighbouring rows of y take the first four
+# kernels, the rows themselves the taps after them.
+_ROW_PAIRS = [
+    [0.5, 0.5, 0.5, 0, 0, 0, 0],
+    [0.5, -0.5, 0.5, 0, 0, 0, 0],
+    [0, 0, 0, 0.5, 0.5, 0.5, 0],
+    [0, 0, 0, 0.5, -0.5, 0.5, 0],
+    *[[float(tap == only) for tap in range(7)] for only in (0, 2, 3, 5, 6)],
+]
+
+
+def row_pair_kernels(weight: Tensor, axis: int) -> Tensor:
+    """A convolution of seven taps along an axis as 10 products for two neighbouring rows of y instead of 14.
+
+    Rows r and r + 1 of y see rows u0 .. u7 of x. With kernels k0 .. k3 and the taps w (Winograd's F(2, 3), twice) ::
+
+        s    = (u1 + u2) k0 + (u4 + u5) k2             d        = (u2 - u1) k1 + (u5 - u4) k3
+        y[r] = s + d + (u0 - u2) w0 + (u3 - u5) w3 + u6 w6
+        y[r + 1] = s - d + (u3 - u1) w2 + (u6 - u4) w5 + u7 w6
+
+    Args:
+        weight: (..., 7, ...), the taps at ``axis``.
+
+    Returns:
+        (..., 9, ...): (w0 + w1 + w2)/2, (w0 - w1 + w2)/2, the same of w3, w4, w5, and w0, w2, w3, w5, w6.
+    """
+    return torch.tensordot(weight, weight.new_tensor(_ROW_PAIRS), dims=([axis], [1])).movedim(-1, axis)
+
+
+def taps_of_row_pairs(kernels: Tensor, axis: int) -> Tensor:
+    """What ``row_pair_kernels`` was made of: (..., 9, ...) -> (..., 7, ...)."""
+    k = kernels.unbind(axis)
+    return torch.stack([k[4], k[0] - k[1], k[5], k[6], k[2] - k[3], k[7], k[8]], axis)
+
+
 # An image enlarged 4 times (nearest) and convolved with 3x3 taps takes 3 values per small pixel and axis: one for its
 # first, one for its two inner and one for its last row. Stored so, 3 x 3 for each small pixel, it is a grid of classes;
 # CLASS_OF_ROW says which class each of the 4 rows is.

@@ -176,7 +176,7 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "conv_pool 256x64 halo": lambda: pool((1, 2, 64, 64, 112), 64),
     "conv_pool 128x128, a cluster's sum": lambda: pool((1, 16, 4, 4, 256), 256),
     "conv_img 256x16 halo": lambda: ops.conv_img(halves(1, 64, 64, 64), weight(12, 3, 3, 64), floats(12)),
-    "mask_conv3d": lambda: ops.mask_conv3d(halves(1, 2, 64, 64, 144), weight(160, 7, 7, 144), floats(22)),
+    "mask_conv3d": lambda: ops.mask_conv3d(halves(1, 2, 64, 64, 144), weight(160, 16, 9, 64), floats(22)),
     "occlusion_head": lambda: occlusion((2, 3, 9, 31, 144)),
     "occlusion_head, half a step of K": lambda: occlusion((1, 1, 17, 16, 16)),
     "patch_norm of bytes": stem,

@@ -98,6 +98,35 @@ def test_phases_of_products(scale: int) -> None:
         assert phase.abs().sum().isclose(phase[:, :, 2 - height :, 2 - width :].abs().sum())
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 3))
+def test_row_pair_kernels(height: int, width: int) -> None:
+    """Ten products with sums and differences of eight rows make two rows, whichever border they lie at."""
+    x, weight = normal(2, 3, height, width), normal(4, 3, 7, 1)
+    kernels = rewrites.row_pair_kernels(weight, 2)[..., 0]
+    even = height + height % 2
+    padded = F.pad(x, (0, 0, 3, 4))
+    u = [padded[:, :, j : j + even : 2] for j in range(8)]
+
+    def product(rows: Tensor, kernel: int) -> Tensor:
+        return torch.einsum("oc,bchw->bohw", kernels[:, :, kernel], rows)
+
+    s = product(u[1] + u[2], 0) + product(u[4] + u[5], 2)
+    d = product(u[2] - u[1], 1) + product(u[5] - u[4], 3)
+    first = s + d + product(u[0] - u[2], 4) + product(u[3] - u[5], 6) + product(u[6], 8)
+    second = s - d + product(u[3] - u[1], 5) + product(u[6] - u[4], 7) + product(u[7], 8)
+    y = torch.stack([first, second], 3).flatten(2, 3)[:, :, :height]
+    assert_equal(y, F.conv2d(x, weight, padding=(3, 0)))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_taps_of_row_pairs(axis: int) -> None:
+    weight = normal(7, 3, 4).movedim(0, axis)
+    kernels = rewrites.row_pair_kernels(weight, axis)
+    assert kernels.shape[axis] == 9
+    assert_equal(rewrites.taps_of_row_pairs(kernels, axis), weight)
+
+
 @pytest.mark.parametrize(("scale", "kernels", "taps"), [(2, 4, 16), (4, 9, 25)])
 def test_upsample_conv_counts(scale: int, kernels: int, taps: int) -> None:
     phases = rewrites.upsample_conv_phases(normal(1, 1, 3, 3), scale, (True, True))

@@ -23,18 +23,19 @@ inline decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
   return encoder;
 }
 
-// Rows of the box are 128 bytes, swizzled as wgmma reads them.
-inline CUtensorMap tensor_map(const void* base, const TensorBox& box) {
+// Rows of the box are the bytes of the swizzle: 128 as wgmma reads them, or fewer.
+inline CUtensorMap tensor_map(const void* base, const TensorBox& box,
+                              CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {
   constexpr uint64_t kElementBytes = 2;
   std::array<uint64_t, 4> stride_bytes{};
   for (int i = 0; i < 4; ++i) {
     stride_bytes[i] = box.strides[i] * kElementBytes;
   }
   CUtensorMap map{};
-  const CUresult result = tensor_map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5, const_cast<void*>(base),
-                                               box.sizes.data(), stride_bytes.data(), box.box.data(), box.every.data(),
-                                               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      tensor_map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 5, const_cast<void*>(base), box.sizes.data(),
+                           stride_bytes.data(), box.box.data(), box.every.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
+                           swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   STD_TORCH_CHECK(result == CUDA_SUCCESS, "cuTensorMapEncodeTiled failed with error ", static_cast<int>(result));
   return map;
 }

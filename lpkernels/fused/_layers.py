@@ -201,7 +201,10 @@ class MaskConv(WeightedLayer):
     op = "mask_conv3d"
 
     def __init__(self, conv: Conv, dtype: torch.dtype) -> None:
-        super().__init__(ops.pack_mask_weight(conv[0]), conv[1], dtype)
+        outputs, channels = conv[0].shape[:2]
+        pairs = ops.pairs_rows(conv[0].device.type, dtype, channels, outputs)
+        pack = ops.pack_mask_row_pairs if pairs else ops.pack_mask_weight
+        super().__init__(pack(conv[0]), conv[1], dtype)
 
     def arguments(self, x: Tensor) -> dict[str, Any]:
         return {"x": x, "weight": self.weight, "bias": self.bias}

@@ -16,7 +16,13 @@ from lpkernels.ops.flow_warp import flow_warp
 from lpkernels.ops.grn_linear import grn_linear
 from lpkernels.ops.instance_norm_stats import instance_norm_stats
 from lpkernels.ops.keypoint_transform import keypoint_transform, pack_motion, unpack_motion
-from lpkernels.ops.mask_conv3d import mask_conv3d, pack_mask_weight, padded_channels
+from lpkernels.ops.mask_conv3d import (
+    mask_conv3d,
+    pack_mask_row_pairs,
+    pack_mask_weight,
+    padded_channels,
+    pairs_rows,
+)
 from lpkernels.ops.norm_downsample import norm_downsample
 from lpkernels.ops.occlusion_head import occlusion_head, pack_occlusion_weight
 from lpkernels.ops.paste_back import paste_back, warp_mask
@@ -56,6 +62,7 @@ __all__ = [
     "pack_class_weight",
     "pack_conv_weight",
     "pack_gamma_weight",
+    "pack_mask_row_pairs",
     "pack_mask_weight",
     "pack_mlp",
     "pack_motion",
@@ -65,6 +72,7 @@ __all__ = [
     "pack_upsample_products",
     "pack_upsample_weight",
     "padded_channels",
+    "pairs_rows",
     "paste_back",
     "patch_norm",
     "pool_norm_linear",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lpkernels import _checks, ref
+from lpkernels import _checks, _row_pairs, ref, rewrites
 from lpkernels.ops._op import Backend, Op, Signature, native, reference
 
 KERNEL = 7
@@ -30,6 +30,28 @@ def pack_mask_weight(weight: Tensor) -> Tensor:
     return padded
 
 
+def pack_mask_row_pairs(weight: Tensor) -> Tensor:
+    """The same as products that two neighbouring rows of the logits share, in tiles: (N, 16, 9, 64).
+
+    ``lpkernels.rewrites.row_pair_kernels`` along h: 10 products for two rows instead of 14, for the kernel that takes
+    them: ``pairs_rows``. Pack in float32 or better and cast then, for taps are summed up.
+
+    Raises:
+        ValueError: another shape, or channels that are not 144 when padded.
+    """
+    taps = pack_mask_weight(weight)
+    if taps.shape[3] != _row_pairs.CHANNELS:
+        raise ValueError(f"weight must have 129 to {_row_pairs.CHANNELS} channels, got {tuple(weight.shape)}")
+    return _row_pairs.tiles(rewrites.row_pair_kernels(taps, 2))
+
+
+def pairs_rows(device_type: str, dtype: torch.dtype, channels: int, outputs: int) -> bool:
+    """Whether ``pack_mask_row_pairs`` makes the weight to pack: its kernel runs on that device, for these channels."""
+    x = ((1, 1, 1, 1, padded_channels(channels)), dtype)
+    tiles = (1, _row_pairs.STEPS, _row_pairs.KERNELS, _row_pairs.STEP_CHANNELS)
+    return _OP.choose(device_type, (x, (tiles, dtype), ((outputs,), torch.float32))).backend == "cuda"
+
+
 def padded_channels(channels: int) -> int:
     """Channels of the activations and of the packed weight: the next multiple of 16."""
     return _round_up(channels, CHANNEL_MULTIPLE)
@@ -48,10 +70,17 @@ def _torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _hopper_refuses(signature: Signature) -> str | None:
-    ((*_, width, channels), dtype), _, ((outputs,), _) = signature
+    ((*_, width, channels), dtype), (weight, _), ((outputs,), _) = signature
+    if weight[1] == KERNEL:
+        return "made for a weight of row pairs (pack_mask_row_pairs), got one of taps"
     if (channels, outputs, dtype) != (144, 22, torch.float16) or width > 64:
         return f"made for float16, 144 channels, 22 outputs and W up to 64; got {dtype}, {channels}, {outputs}, {width}"
     return None
+
+
+def _torch_refuses(signature: Signature) -> str | None:
+    _, (weight, _), _ = signature
+    return None if weight[1] == KERNEL else "made for a weight of taps (pack_mask_weight), got one of row pairs"
 
 
 def _torch_why_not(device_type: str) -> str | None:
@@ -63,7 +92,7 @@ _OP = Op(
     _fake,
     (
         native("mask_conv3d", "cuda", hopper=True, refuses=_hopper_refuses),
-        Backend("torch", _torch_why_not, _torch),
+        Backend("torch", _torch_why_not, _torch, _torch_refuses),
         reference(lambda *args: ref.mask_conv3d(*args).float().contiguous()),
     ),
 )
@@ -73,12 +102,14 @@ def mask_conv3d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Mask logits of the dense motion network: conv3d 7x7x7 with padding 3, from channels-last activations.
 
     A matrix tile of 22 outputs would stay mostly empty, so the Hopper kernel computes the seven kw taps as 7 * 22
-    columns of one product and sums them, shifted along W (``lpkernels.rewrites.fold_kw_into_columns``). Elsewhere
-    (backend ``torch``) it is one cuDNN convolution.
+    columns of one product and sums them, shifted along W (``lpkernels.rewrites.fold_kw_into_columns``), for two rows
+    along H at a time. Sums and differences of rows of ``x`` must stay finite in float16 there. Elsewhere (backend
+    ``torch``) it is one cuDNN convolution.
 
     Args:
         x: (B, D, H, W, C), float16, bfloat16 or float32, C a multiple of 16; channels beyond the weight's own are zero.
-        weight: (N, 7, 7, C), the dtype of ``x``, made by ``pack_mask_weight``.
+        weight: (N, 7, 7, C), the dtype of ``x``, made by ``pack_mask_weight``. Or, with C = 144, of row pairs,
+            (N, 16, 9, 64): ``pack_mask_row_pairs``.
         bias: (O,), float32, 7 * O <= N.
 
     Returns:
@@ -97,7 +128,8 @@ def mask_conv3d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     channels = x.shape[4]
     if channels % CHANNEL_MULTIPLE:
         raise ValueError(f"x must have channels padded to a multiple of {CHANNEL_MULTIPLE}, got {tuple(x.shape)}")
-    _checks.shape("weight", weight, ("N", KERNEL, KERNEL, channels))
+    if channels != _row_pairs.CHANNELS or not _row_pairs.is_tiles(weight):
+        _checks.shape("weight", weight, ("N", KERNEL, KERNEL, channels))
     _checks.shape("bias", bias, ("O",))
     if weight.shape[0] != _round_up(KERNEL * bias.shape[0], COLUMN_MULTIPLE):
         raise ValueError(f"weight must have the columns pack_mask_weight gives, got {tuple(weight.shape)}")

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lpkernels import _row_pairs, rewrites
+
 
 def mask_conv3d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The mask head on packed weights; see ``lpkernels.ops.mask_conv3d`` for shapes and packing."""
@@ -15,6 +17,8 @@ def mask_conv3d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def mask_conv3d_in(compute: torch.dtype, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The same with the convolution in the dtype ``compute``; logits (B, D, H, W, O)."""
+    if _row_pairs.is_tiles(weight):
+        weight = rewrites.taps_of_row_pairs(_row_pairs.kernels(weight.to(compute)), 2)
     kd, kh, channels = weight.shape[1:]
     outputs, kw = bias.shape[0], kd
     taps = weight[: kw * outputs].reshape(kw, outputs, kd, kh, channels).permute(1, 4, 2, 3, 0)

@@ -98,6 +98,7 @@ def exact_ops() -> SimpleNamespace:
         **{name: getattr(ops, name) for name in ops.__all__ if name.startswith("pack_")},
         stat_parts=ops.stat_parts,
         shares_products=ops.shares_products,
+        pairs_rows=ops.pairs_rows,
         conv_act=conv_act,
         conv_spade=conv_spade,
         conv_pool=written(ref.conv_pool),
