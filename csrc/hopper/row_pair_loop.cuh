@@ -2,10 +2,10 @@
 //
 // A step is 64 channels of a tap in d, or what is left over of several taps. Its rows of x come two by two and stay for
 // the products of both kinds; its weights come tile by tile, each half loaded by one block of a cluster of two for
-// both, for else their way out of the L2 were the bound. A warp makes the sums and differences of x of its 16 pixels in
-// registers while the products before are made. Two products a group, of one sum each: sums of two rows by 64 pixels a
-// warpgroup. Bound by shared memory: a product of 80 cycles, 10 KB, reads 5.1 KB of weights and 2.9 KB of x, and 3.4 KB
-// of boxes are written for it.
+// both: a tile is used for 128 rows of x alone, and every block loading all of it is more than the L2 gives. A warp
+// makes the sums and differences of x of its 16 pixels in registers while the products before are made. Two products a
+// group, of one sum each: sums of two rows by 64 pixels a warpgroup. Bound by shared memory: a product of 80 cycles, 10
+// KB, reads 5.1 KB of weights and 2.9 KB of x, and 3.4 KB of boxes are written for it.
 #pragma once
 
 #include <cute/arch/cluster_sm90.hpp>
@@ -75,14 +75,14 @@ struct RowPairLoop {
 
   // This block's half of each tile's columns, for both blocks; a tile's place is empty when it is in both.
   __device__ static void load_weights(const RowPairMaps& maps, Storage& storage) {
-    constexpr uint64_t kEvictLast = 0x14F0000000000000;
+    constexpr uint64_t kEvictNormal = 0x1000000000000000;
     constexpr int kColumns = kPairColumns / Config::kCluster;
     const int first = static_cast<int>(cute::block_rank_in_cluster()) * kColumns;
     StageCursor<Config::Stages> at;
     CUTLASS_PRAGMA_NO_UNROLL
     for (int tile = 0; tile < kPairSteps * kStepTiles; ++tile) {
       uint64_t* full = storage.ring.begin_fill(at.stage, at.phase, kTileBytes);
-      cute::SM90_TMA_LOAD_MULTICAST_5D::copy(&maps.weight, full, (1 << Config::kCluster) - 1, kEvictLast,
+      cute::SM90_TMA_LOAD_MULTICAST_5D::copy(&maps.weight, full, (1 << Config::kCluster) - 1, kEvictNormal,
                                              storage.weight[at.stage] + first * Config::BlockK, tile * Config::BlockK,
                                              first, 0, 0, 0);
       at.advance();
