@@ -248,7 +248,7 @@ struct RowPairLoop {
       if constexpr (First && I == 0) {
         enter(real);
       }
-      if constexpr (kGroup.kind == PairKind::kLastTap && kGroup.k == 0) {
+      if constexpr (kGroup.kind == PairKind::kTaps && kGroup.row == 3 && kGroup.k == 0) {  // the first that reads u6
         auto last = cursors.x;
         CUTLASS_PRAGMA_UNROLL
         for (int i = 1; i < kPairBoxes; ++i) {
