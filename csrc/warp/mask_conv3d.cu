@@ -29,8 +29,8 @@ struct Logits {
 };
 
 // The shifted sums of a block's columns.
-__device__ void store_logits(const Logits& to, const ConvShape& shape, const ConvBlock& block, const float* columns,
-                             int thread) {
+__device__ inline void store_logits(const Logits& to, const ConvShape& shape, const ConvBlock& block,
+                                    const float* columns, int thread) {
   // A warp sums one pixel at a time, a lane per output: neighbouring lanes read neighbouring columns.
   const int o = thread % 32;
   if (o >= kOutputs) {
