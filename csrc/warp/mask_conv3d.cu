@@ -26,34 +26,33 @@ using Columns = Staged<Config>;
 struct Logits {
   const float* bias;
   float* logits;
-};
 
-// The shifted sums of a block's columns.
-__device__ inline void store_logits(const Logits& to, const ConvShape& shape, const ConvBlock& block,
-                                    const float* columns, int thread) {
-  // A warp sums one pixel at a time, a lane per output: neighbouring lanes read neighbouring columns.
-  const int o = thread % 32;
-  if (o >= kOutputs) {
-    return;
-  }
-  const float bias = to.bias[o];
-  for (int m = thread / 32; m < Config::BlockM; m += 8) {
-    const int w = m % kTileW, h = block.h + pair_row(m / kTileW % 2, m / kTileW / 2);
-    if (w >= shape.width || h >= shape.height || block.b >= shape.batch) {
-      continue;
+  // The shifted sums of a block's columns.
+  __device__ void store(const ConvShape& shape, const ConvBlock& block, const float* columns, int thread) const {
+    // A warp sums one pixel at a time, a lane per output: neighbouring lanes read neighbouring columns.
+    const int o = thread % 32;
+    if (o >= kOutputs) {
+      return;
     }
-    float sum = bias;
-    CUTLASS_PRAGMA_UNROLL
-    for (int k = 0; k < kTaps; ++k) {
-      const int shift = k - kTaps / 2;
-      if (w + shift >= 0 && w + shift < kTileW) {  // beyond shape.width P is zero: its x was padding
-        sum += columns[(m + shift) * Columns::kPitch + k * kOutputs + o];
+    const float own = bias[o];
+    for (int m = thread / 32; m < Config::BlockM; m += 8) {
+      const int w = m % kTileW, h = block.h + pair_row(m / kTileW % 2, m / kTileW / 2);
+      if (w >= shape.width || h >= shape.height || block.b >= shape.batch) {
+        continue;
       }
+      float sum = own;
+      CUTLASS_PRAGMA_UNROLL
+      for (int k = 0; k < kTaps; ++k) {
+        const int shift = k - kTaps / 2;
+        if (w + shift >= 0 && w + shift < kTileW) {  // beyond shape.width P is zero: its x was padding
+          sum += columns[(m + shift) * Columns::kPitch + k * kOutputs + o];
+        }
+      }
+      const int64_t pixel = ((int64_t{block.b} * shape.depth + block.d) * shape.height + h) * shape.width + w;
+      logits[pixel * kOutputs + o] = sum;
     }
-    const int64_t pixel = ((int64_t{block.b} * shape.depth + block.d) * shape.height + h) * shape.width + w;
-    to.logits[pixel * kOutputs + o] = sum;
   }
-}
+};
 
 // The last block may have no tile, for there are two to a cluster: its rows lie beyond the batch, and are zeros.
 __global__ void __launch_bounds__(Config::Threads, 1)
@@ -94,7 +93,7 @@ __global__ void __launch_bounds__(Config::Threads, 1)
     sync_consumers();  // until then the other warpgroup may read the stages that P overwrites
     Columns::store(acc, thread, columns);
     sync_consumers();
-    store_logits(to, shape, block, columns, thread);
+    to.store(shape, block, columns, thread);
     __syncwarp();
   }
   cute::cluster_wait();  // the other block arrives at barriers of this one until it is done with the weights
