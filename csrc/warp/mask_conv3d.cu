@@ -28,6 +28,7 @@ struct Logits {
   float* logits;
 
   // The shifted sums of a block's columns.
+  template <class Columns>
   __device__ void store(const ConvShape& shape, const ConvBlock& block, const float* columns, int thread) const {
     // A warp sums one pixel at a time, a lane per output: neighbouring lanes read neighbouring columns.
     const int o = thread % 32;
@@ -93,7 +94,7 @@ __global__ void __launch_bounds__(Config::Threads, 1)
     sync_consumers();  // until then the other warpgroup may read the stages that P overwrites
     Columns::store(acc, thread, columns);
     sync_consumers();
-    to.store(shape, block, columns, thread);
+    to.store<Columns>(shape, block, columns, thread);
     __syncwarp();
   }
   cute::cluster_wait();  // the other block arrives at barriers of this one until it is done with the weights
