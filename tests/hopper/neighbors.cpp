@@ -4,35 +4,12 @@
 #include <cstdlib>
 #include <vector>
 
+#include "boxes.h"
 #include "hopper/neighbors.h"
 
 using namespace lpkernels::hopper;
 
 namespace {
-
-// What TMA puts into place `i` of the box at `origin`: zero outside the tensor.
-float fetch(const std::vector<float>& data, const TensorBox& box, const std::array<int, 5>& origin, size_t i) {
-  int64_t offset = 0;
-  for (int dim = 0; dim < 5; ++dim) {
-    const int64_t at = origin[dim] + static_cast<int64_t>(i % box.box[dim]);
-    i /= box.box[dim];
-    if (at < 0 || at >= static_cast<int64_t>(box.sizes[dim])) {
-      return 0.f;
-    }
-    offset += at * (dim == 0 ? 1 : static_cast<int64_t>(box.strides[dim - 1]));
-  }
-  return data.at(offset);
-}
-
-std::vector<float> read(size_t count) {
-  std::vector<float> data(count);
-  for (float& value : data) {
-    if (std::scanf("%f", &value) != 1) {
-      std::exit(2);
-    }
-  }
-  return data;
-}
 
 // The sums of a tile's products, [product][pixel][column], over the steps of a block.
 void multiply(const ConvShape& shape, const ConvBlock& block, const std::vector<float>& x, int64_t pixel_stride,
