@@ -131,6 +131,32 @@ def taps_of_row_pairs(kernels: Tensor, axis: int) -> Tensor:
     return torch.stack([k[4], k[0] - k[1], k[5], k[6], k[2] - k[3], k[7], k[8]], axis)
 
 
+def winograd_kernels(weight: Tensor, axis: int) -> Tensor:
+    """A convolution of three taps along an axis as 4 products for two neighbouring rows of y instead of 6.
+
+    Rows r and r + 1 of y see rows u0 .. u3 of x. With the half sum s and half difference d of the two, and the taps w
+    (Lavin and Gray 2016, F(2, 3)) ::
+
+        s    = (u1 + u2) (w0 + w1 + w2)/2      d        = (u2 - u1) (w0 - w1 + w2)/2
+        y[r] = s + d + (u0 - u2) w0            y[r + 1] = s - d + (u3 - u1) w2
+
+    Args:
+        weight: (..., 3, ...), the taps at ``axis``.
+
+    Returns:
+        (..., 4, ...): (w0 + w1 + w2)/2, (w0 - w1 + w2)/2, w0, w2.
+    """
+    first, middle, last = weight.unbind(axis)
+    outer = 0.5 * (first + last)
+    return torch.stack([outer + 0.5 * middle, outer - 0.5 * middle, first, last], axis)
+
+
+def taps_of_winograd(kernels: Tensor, axis: int) -> Tensor:
+    """What ``winograd_kernels`` was made of: (..., 4, ...) -> (..., 3, ...)."""
+    half_sum, half_difference, first, last = kernels.unbind(axis)
+    return torch.stack([first, half_sum - half_difference, last], axis)
+
+
 # An image enlarged 4 times (nearest) and convolved with 3x3 taps takes 3 values per small pixel and axis: one for its
 # first, one for its two inner and one for its last row. Stored so, 3 x 3 for each small pixel, it is a grid of classes;
 # CLASS_OF_ROW says which class each of the 4 rows is.

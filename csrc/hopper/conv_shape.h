@@ -14,7 +14,7 @@ namespace lpkernels::hopper {
 constexpr int kBoxChannels = 64;  // channels of one TMA box: rows of 128 bytes
 constexpr int kLargestCluster = 8;
 
-LPKERNELS_HOST_DEVICE int ceil_div(int a, int b) {
+LPKERNELS_HOST_DEVICE constexpr int ceil_div(int a, int b) {
   return (a + b - 1) / b;
 }
 

@@ -12,7 +12,7 @@
 // device, as conv_shape.h.
 #pragma once
 
-#include "hopper/conv_boxes.h"
+#include "hopper/winograd.h"
 
 namespace lpkernels::hopper {
 
@@ -121,18 +121,6 @@ inline TensorBox pair_weight_box() {
 // Row of y, counted from the tile's, that a warpgroup's sum belongs to.
 LPKERNELS_HOST_DEVICE constexpr int pair_row(int warpgroup, int sum) {
   return 2 * warpgroup + sum;
-}
-
-// Half sum and half difference into the rows of y that they make, and back: each in the place of one, for there are
-// registers for no more.
-LPKERNELS_HOST_DEVICE void rows_of_half_sums(float& first, float& second) {
-  first += second;
-  second = first - 2.f * second;
-}
-
-LPKERNELS_HOST_DEVICE void half_sums_of_rows(float& first, float& second) {
-  first = 0.5f * (first + second);
-  second = first - second;
 }
 
 }  // namespace lpkernels::hopper
