@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lpkernels import ops
+from lpkernels import _winograd, ops
 from lpkernels.fused._weights import Conv, channels_last
 
 PACKED_AT_ONCE = 64  # outputs
@@ -47,12 +47,20 @@ class WeightedLayer(Layer):
 
 
 class ConvAct(WeightedLayer):
-    """conv, bias, residual, LeakyReLU, gain (``ops.conv_act``); of a grid of ``classes`` if asked."""
+    """conv, bias, residual, LeakyReLU, gain (``ops.conv_act``); of a grid of ``classes`` if asked.
+
+    ``winograd``, here and below: with products that neighbouring rows share, where the op has a kernel for them. It
+    pays where the picture is large.
+    """
 
     op = "conv_act"
 
-    def __init__(self, conv: Conv, negative_slope: float, dtype: torch.dtype, classes: bool = False) -> None:
-        super().__init__(_weight(channels_last(conv[0]), classes), conv[1], dtype)
+    def __init__(
+        self, conv: Conv, negative_slope: float, dtype: torch.dtype, classes: bool = False, winograd: bool = False
+    ) -> None:
+        weight = channels_last(conv[0])
+        weight = _winograd_weight(self.op, weight, dtype) if winograd else _weight(weight, classes)
+        super().__init__(weight, conv[1], dtype)
         self.negative_slope = negative_slope
 
     def arguments(
@@ -70,7 +78,7 @@ class ConvAct(WeightedLayer):
     def new_stats(self, x: Tensor) -> Tensor:
         """Room for the statistics of this layer's answer to ``x``: (B, O, 2), or in parts (``ops.stat_parts``)."""
         outputs = self.bias.shape[0]
-        parts = ops.stat_parts(x, outputs)
+        parts = ops.stat_parts(x, outputs, _winograd.is_tiles(self.weight))
         shape = (outputs, 2) if parts is None else (parts, outputs, 2)
         return torch.empty(x.shape[0], *shape, dtype=self.bias.dtype, device=x.device)
 
@@ -80,8 +88,9 @@ class ConvPool(WeightedLayer):
 
     op = "conv_pool"
 
-    def __init__(self, conv: Conv, dtype: torch.dtype) -> None:
-        super().__init__(channels_last(conv[0]), conv[1], dtype)
+    def __init__(self, conv: Conv, dtype: torch.dtype, winograd: bool = False) -> None:
+        weight = channels_last(conv[0])
+        super().__init__(_winograd_weight(self.op, weight, dtype) if winograd else weight, conv[1], dtype)
 
     def arguments(self, x: Tensor, *, out: Tensor | None = None) -> dict[str, Any]:
         return {"x": x, "weight": self.weight, "bias": self.bias, "out": out}
@@ -116,10 +125,17 @@ class SpadeConv(WeightedLayer):
     op = "spade_conv"
 
     def __init__(
-        self, gamma: Conv, beta: Conv | None, negative_slope: float, dtype: torch.dtype, classes: bool = False
+        self,
+        gamma: Conv,
+        beta: Conv | None,
+        negative_slope: float,
+        dtype: torch.dtype,
+        classes: bool = False,
+        winograd: bool = False,
     ) -> None:
         weight, bias = ops.pack_gamma_weight(*gamma) if beta is None else ops.pack_spade_weight(*gamma, *beta)
-        super().__init__(_weight(weight, classes), bias, dtype)
+        weight = _winograd_weight(self.op, weight, dtype) if winograd else _weight(weight, classes)
+        super().__init__(weight, bias, dtype)
         self.negative_slope = negative_slope
 
     def arguments(self, actv: Tensor, x: Tensor, stats: Tensor, *, out: Tensor | None = None) -> dict[str, Any]:
@@ -268,3 +284,11 @@ class FlowWarp(Layer):
 
 def _weight(packed: Tensor, classes: bool) -> Tensor:
     return ops.pack_class_weight(packed) if classes else packed
+
+
+def _winograd_weight(op: str, packed: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight of 3x3 or 3x3x3 taps in the form that the op has a kernel for here."""
+    outputs, *taps, channels = packed.shape
+    depth = taps[0] if len(taps) == 3 else 1
+    taken = ops.takes_winograd(op, packed.device.type, dtype, channels, outputs, depth)
+    return ops.pack_winograd_weight(packed) if taken else packed

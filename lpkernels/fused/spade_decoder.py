@@ -47,7 +47,7 @@ class FusedSPADEUpBlock(nn.Module):
         norms = [baseline.norm_0, baseline.norm_1]
         conv_1 = _weights.plain(baseline.conv_1)
         self.norm_0 = _spade(baseline.norm_0, dtype, classes)
-        self.conv_0 = ConvAct(_weights.plain(baseline.conv_0), NONE, dtype)
+        self.conv_0 = ConvAct(_weights.plain(baseline.conv_0), NONE, dtype, winograd=True)
         self.norm_1 = _spade(baseline.norm_1, dtype, classes)
         self.middle = baseline.conv_0.out_channels
         self.norm_s: SpadeConv | None = None
@@ -66,9 +66,9 @@ class FusedSPADEUpBlock(nn.Module):
                     self.beta_s = ConvAct(beta, NONE, dtype, classes)
                 else:
                     conv_1 = torch.cat([beta[0], conv_1[0]], dim=1), beta[1] + conv_1[1]
-                self.norm_s = SpadeConv(gamma_s, None, NONE, dtype, classes)
+                self.norm_s = SpadeConv(gamma_s, None, NONE, dtype, classes, winograd=not classes)
                 self.conv_s = ConvAct(conv_s, NONE, dtype)
-        self.conv_1 = ConvAct(conv_1, negative_slope, dtype)
+        self.conv_1 = ConvAct(conv_1, negative_slope, dtype, winograd=True)
         self.mlp_shared = UpsampleConv(_shared(norms), scale, dtype, classes)
         self.larger, self.hidden = rewrites.CLASSES if classes else scale, HIDDEN * len(norms)
         self.beside = self.middle if self.norm_s is not None and not classes else 0
@@ -116,7 +116,7 @@ class FusedSPADEDecoder(nn.Module):
         found = [baseline.get_submodule(f"G_middle_{i}") for i in range(NUM_MIDDLE_BLOCKS)]
         blocks = [block for block in found if isinstance(block, SPADEResnetBlock)]
         norms = [norm for block in blocks for norm in (block.norm_0, block.norm_1)]
-        self.mlp_shared = ConvAct(_shared(norms), RELU, dtype)
+        self.mlp_shared = ConvAct(_shared(norms), RELU, dtype, winograd=True)
         ((first, gamma, beta),) = _with_spades([baseline.fc], norms[:1])
         self.fc = ConvSpade(first, gamma, beta, LEAKY, dtype)
         *between, last = [conv for block in blocks for conv in (block.conv_0, block.conv_1)]
@@ -161,8 +161,9 @@ def _has_class_kernels(baseline: SPADEDecoder) -> bool:
     return all(kernel.why_not(device) is None for kernel in kernels) and all(width % 32 == 0 for width in widths)
 
 
-def _spade(norm: SPADE, dtype: torch.dtype, classes: bool = False) -> SpadeConv:
-    return SpadeConv(_weights.plain(norm.mlp_gamma), _weights.plain(norm.mlp_beta), LEAKY, dtype, classes)
+def _spade(norm: SPADE, dtype: torch.dtype, classes: bool) -> SpadeConv:
+    gamma, beta = _weights.plain(norm.mlp_gamma), _weights.plain(norm.mlp_beta)
+    return SpadeConv(gamma, beta, LEAKY, dtype, classes, winograd=not classes)
 
 
 def _with_spades(

@@ -68,13 +68,14 @@ class FusedHourglass(nn.Module):
             bottom = level + 1 == len(encoder)
             room = self.deepest if bottom else self.parts[level + 1][1][1]
             weight, bias = _weights.pad_outputs(_weights.folded(down.conv, down.norm), room)
-            self.down_blocks.append(ConvPool((place(weight, 1, self.parts[level][1:]), bias), dtype))
+            conv = place(weight, 1, self.parts[level][1:]), bias
+            self.down_blocks.append(ConvPool(conv, dtype, winograd=level == 0))
             below = [(deepest, self.deepest)] if bottom else self.parts[level + 1]
             weight, bias = _weights.pad_outputs(_weights.folded(up.conv, up.norm), self.parts[level][0][1])
             self.up_blocks.append(UpsampleConv((place(weight, 1, below), bias), 2, dtype))
         weight, bias = _weights.folded(baseline.decoder.conv, baseline.decoder.norm)
         weight = place(place(weight, 0, self.parts[0]), 1, self.parts[0])
-        self.conv = ConvAct((weight, place(bias, 0, self.parts[0])), RELU, dtype)
+        self.conv = ConvAct((weight, place(bias, 0, self.parts[0])), RELU, dtype, winograd=True)
 
     def buffers_for(self, batch: int, size: tuple[int, int, int], like: Tensor) -> list[Tensor]:
         """Fresh buffers of every level for a grid (D, H, W), the deepest last."""

@@ -6,6 +6,7 @@ these ops has just written is no weight; wait for the stream in between (``torch
 
 from lpkernels.ops._conv import pack_class_weight
 from lpkernels.ops._op import Backend, Choice, Op, registry, requested_backends, use_backend
+from lpkernels.ops._winograd_weight import pack_winograd_weight, takes_winograd
 from lpkernels.ops.conv_act import conv_act, pack_conv_weight, stat_parts
 from lpkernels.ops.conv_img import conv_img
 from lpkernels.ops.conv_pool import conv_pool
@@ -71,6 +72,7 @@ __all__ = [
     "pack_spade_weight",
     "pack_upsample_products",
     "pack_upsample_weight",
+    "pack_winograd_weight",
     "padded_channels",
     "pairs_rows",
     "paste_back",
@@ -85,6 +87,7 @@ __all__ = [
     "sparse_motion",
     "stat_parts",
     "stitch_mlp",
+    "takes_winograd",
     "unpack_motion",
     "upsample_conv",
     "use_backend",

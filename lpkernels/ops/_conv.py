@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lpkernels import _checks, rewrites
+from lpkernels import _checks, _winograd, rewrites
 from lpkernels._channels_last import pixel_stride as pixel_stride
 from lpkernels._channels_last import pixels as pixels
 from lpkernels._channels_last import planes as planes
@@ -20,6 +20,7 @@ from lpkernels.ops._op import Signature
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 CLASSES_REFUSED = "grids of classes are for the Hopper kernels, and for PyTorch to check them"
+WINOGRAD_REFUSED = "made for a weight of taps, got one of pack_winograd_weight"
 WEIGHT_MULTIPLE = 8  # channels of a packed weight: 16 bytes of halves, what tensor cores' loads want
 
 
@@ -68,6 +69,28 @@ def weight(name: str, tensor: object, like: Tensor, dims: Sequence[int | str]) -
     _checks.same_device("x", like, **{name: checked})
     _contiguous(name, checked)
     return checked
+
+
+def taps_or_winograd(tensor: object, like: Tensor, outputs: str, taps: Sequence[int | str], channels: int) -> bool:
+    """Check "weight" as ``weight`` does: (``outputs``, *``taps``, channels), or the tiles that are made of such a one.
+
+    Returns whether it is the latter (``pack_winograd_weight``).
+
+    Raises:
+        ValueError: it has neither shape.
+    """
+    checked, dims = _checks.is_tensor("weight", tensor), (outputs, *taps, channels)
+    if not _winograd.is_tiles(checked) or channels % _winograd.SLICE:
+        weight("weight", checked, like, dims)
+        return False
+    row = (_winograd.count(channels, depth=_winograd.TAPS if len(taps) == 3 else 1), _winograd.STEP_CHANNELS)
+    if tuple(checked.shape[1:]) != row:
+        forms = (f"({', '.join(str(size) for size in form)})" for form in (dims, (outputs, *row)))
+        raise ValueError(
+            f"weight must have shape {' or, of pack_winograd_weight, '.join(forms)}, got {tuple(checked.shape)}"
+        )
+    weight("weight", checked, like, (outputs, *row))
+    return True
 
 
 def float32(name: str, tensor: object, like: Tensor, dims: Sequence[int | str]) -> Tensor:
@@ -193,7 +216,13 @@ def hopper_refuses(signature: Signature) -> str | None:
 def triton_refuses(signature: Signature) -> str | None:
     """Why a Triton convolution cannot take a call whose first tensors are x, weight and bias."""
     _, (weight_shape, _), (bias_shape, _), *_ = signature
-    return None if weight_shape[:1] == bias_shape else CLASSES_REFUSED
+    return taps_only(signature) if weight_shape[:1] == bias_shape else CLASSES_REFUSED
+
+
+def taps_only(signature: Signature) -> str | None:
+    """Why a backend that multiplies taps cannot take a call whose first tensors are x and weight."""
+    _, (weight_shape, _), *_ = signature
+    return WINOGRAD_REFUSED if len(weight_shape) == 3 else None
 
 
 def spatial_dims(like: Tensor) -> tuple[str, ...]:

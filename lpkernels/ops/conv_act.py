@@ -14,6 +14,7 @@ from lpkernels.ops import _conv
 from lpkernels.ops._op import Backend, Op, Signature, native, reference, triton_kernel
 
 TILE = 128  # pixels, and outputs, of a Hopper kernel's tile
+WINOGRAD_TILE = 256  # pixels: 4 rows of 64
 MOST_PARTS = 32
 
 
@@ -31,24 +32,28 @@ def pack_conv_weight(weight: Tensor, multiple: int = _conv.WEIGHT_MULTIPLE) -> T
     return _conv.pad_channels(_conv.pixels(weight), multiple)
 
 
-def stat_parts(x: Tensor, outputs: int) -> int | None:
+def stat_parts(x: Tensor, outputs: int, winograd: bool = False) -> int | None:
     """In how many parts ``conv_act`` best leaves the statistics of its answer to ``x``; None: of the whole image.
 
-    The blocks of the Hopper kernel have those of their own tiles. Where these are few, ``spade_conv`` adds them up
-    while it waits for its first pixels, which saves the kernel that would do it in between.
+    The blocks of the Hopper kernel have those of their own tiles, which are others for a weight of
+    ``pack_winograd_weight`` (``winograd``). Where these are few, ``spade_conv`` adds them up while it waits for its
+    first pixels, which saves the kernel that would do it in between.
     """
     if x.dtype != torch.float16 or _OP.backends["cuda"].why_not(x.device.type) is not None:
         return None
-    return _tiles(tuple(x.shape), outputs)
+    return _tiles(tuple(x.shape), outputs, winograd)
 
 
-def _tiles(x_shape: tuple[int, ...], outputs: int) -> int | None:
+def _tiles(x_shape: tuple[int, ...], outputs: int, winograd: bool) -> int | None:
     """Tiles of a picture, where the Hopper kernel's have all their pixels and are few; else None."""
     if len(x_shape) != 4 or outputs % TILE or x_shape[-1] % 64:
         return None
     height, width = x_shape[1:3]
+    if winograd and (height % 4 or width % 64):
+        return None
+    tile = WINOGRAD_TILE if winograd else TILE
     powers = height & (height - 1) == 0 and width & (width - 1) == 0
-    return height * width // TILE if powers and 2 * TILE <= height * width <= MOST_PARTS * TILE else None
+    return height * width // tile if powers and 2 * tile <= height * width <= MOST_PARTS * tile else None
 
 
 def _fake(*_: Any) -> None:
@@ -83,13 +88,27 @@ def _written(compute: Callable[[Tensor], torch.dtype]) -> Callable[..., None]:
 
 
 def _hopper_refuses(signature: Signature) -> str | None:
-    (x_shape, dtype), _, ((outputs,), _), *_ = signature
+    (x_shape, dtype), (weight_shape, _), ((outputs,), _), *_ = signature
+    winograd = len(weight_shape) == 3
     last, last_dtype = signature[-1]
-    if last_dtype == torch.float32 and len(last) == 4 and last[1] != (tiles := _tiles(x_shape, outputs)):
+    if last_dtype == torch.float32 and len(last) == 4 and last[1] != (tiles := _tiles(x_shape, outputs, winograd)):
         return f"leaves statistics in as many parts as it has tiles, here {tiles}; got {last[1]}"
+    if winograd:
+        return _winograd_refused(x_shape, dtype, outputs)
     if (x_shape[-1], outputs, dtype) == (144, 144, torch.float16):
         return None  # the hourglass's last convolution has a tile of its own
     return _conv.hopper_refuses(signature)
+
+
+def _winograd_refused(x_shape: tuple[int, ...], dtype: torch.dtype, outputs: int) -> str | None:
+    channels = x_shape[-1]
+    hourglass = (len(x_shape), channels, outputs) == (5, 144, 144)
+    if dtype == torch.float16 and (hourglass or (channels % 64 == 0 and outputs % 64 == 0)):
+        return None
+    return (
+        "takes a weight of pack_winograd_weight in float16, for channels and outputs in multiples of 64, "
+        f"or 144 of both in a volume; got {dtype}, {channels}, {outputs}"
+    )
 
 
 _OP = Op(
@@ -99,7 +118,7 @@ _OP = Op(
     (
         native("conv_act", "cuda", hopper=True, refuses=_hopper_refuses),
         triton_kernel("conv_act", _load, refuses=_conv.triton_refuses),
-        Backend("torch", _conv.torch_why_not, _written(lambda x: x.dtype)),
+        Backend("torch", _conv.torch_why_not, _written(lambda x: x.dtype), _conv.taps_only),
         reference(_written(lambda x: torch.float32)),
     ),
 )
@@ -128,7 +147,8 @@ def conv_act(
         x: (B, H, W, C) or (B, D, H, W, C), channels-last (slices of a wider buffer too), float16, bfloat16 or float32;
             or the classes (B, 3h, 3w, C) of a picture H, W = 4h, 4w (``upsample_conv``).
         weight: (O, taps..., C), 1 or 3 taps an axis, the dtype of ``x``: ``pack_conv_weight``; for classes
-            (16 O, 3, 3, C), ``pack_class_weight`` of it.
+            (16 O, 3, 3, C), ``pack_class_weight`` of it. Or (O, T, 64), ``pack_winograd_weight`` of it: sums of two
+            neighbouring rows of ``x`` must then stay finite in float16.
         bias: (O,), float32.
         negative_slope: 1 for no activation, 0 for ReLU.
         residual: the shape of the answer, or half its H and W (2D only: it is enlarged, nearest); the dtype of ``x``.
@@ -148,12 +168,11 @@ def conv_act(
         RuntimeError: an input requires a gradient.
     """
     _conv.activation("x", x)
-    taps = _checks.is_tensor("weight", weight).shape[1:-1]
-    spatial = _conv.spatial_dims(x)
-    _conv.weight("weight", weight, x, ("O", *(f"k{axis.lower()}" for axis in spatial), x.shape[-1]))
-    if any(size not in (1, 3) for size in taps):
+    taps = [f"k{axis.lower()}" for axis in _conv.spatial_dims(x)]
+    winograd = _conv.taps_or_winograd(weight, x, "O", taps, x.shape[-1])
+    if not winograd and any(size not in (1, 3) for size in weight.shape[1:-1]):
         raise ValueError(f"weight must have 1 or 3 taps an axis, got {tuple(weight.shape)}")
-    classes = _conv.reads_classes("x", x, weight, bias)
+    classes = not winograd and _conv.reads_classes("x", x, weight, bias)
     outputs = bias.shape[0] if classes else weight.shape[0]
     _conv.float32("bias", bias, x, (outputs,))
     grid = [_conv.of_classes(size) for size in x.shape[1:3]] if classes else x.shape[1:-1]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lpkernels import ref
 from lpkernels.ops import _conv
-from lpkernels.ops._op import Backend, Op, native, reference, triton_kernel
+from lpkernels.ops._op import Backend, Op, Signature, native, reference, triton_kernel
 
 
 def _fake(*_: Any) -> None:
@@ -31,13 +31,25 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     out.copy_(ref.conv_pool_in(torch.float32, x, weight, bias))
 
 
+def _hopper_refuses(signature: Signature) -> str | None:
+    ((*_, channels), dtype), (weight, _), ((outputs,), _), *_ = signature
+    if len(weight) != 3:
+        return _conv.hopper_refuses(signature)
+    if dtype == torch.float16 and outputs == 64 and (channels == 112 or channels % 64 == 0):
+        return None
+    return (
+        "takes a weight of pack_winograd_weight in float16, for 112 channels or a multiple of 64 and 64 outputs; "
+        f"got {dtype}, {channels}, {outputs}"
+    )
+
+
 _OP = Op(
     "conv_pool(Tensor x, Tensor weight, Tensor bias, Tensor(a!) out) -> ()",
     _fake,
     (
-        native("conv_pool", "cuda", hopper=True, refuses=_conv.hopper_refuses),
-        triton_kernel("conv_pool", _load),
-        Backend("torch", _conv.torch_why_not, _torch),
+        native("conv_pool", "cuda", hopper=True, refuses=_hopper_refuses),
+        triton_kernel("conv_pool", _load, refuses=_conv.taps_only),
+        Backend("torch", _conv.torch_why_not, _torch, _conv.taps_only),
         reference(_reference),
     ),
 )
@@ -50,7 +62,8 @@ def conv_pool(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None
 
     Args:
         x: (B, D, H, W, C), channels-last (slices of a wider buffer too), float16, bfloat16 or float32; H and W even.
-        weight: (O, 3, 3, 3, C), the dtype of ``x``: ``pack_conv_weight``.
+        weight: (O, 3, 3, 3, C), the dtype of ``x``: ``pack_conv_weight``. Or (O, T, 64), ``pack_winograd_weight`` of
+            it: sums of two neighbouring rows of ``x`` must then stay finite in float16.
         bias: (O,), float32.
         out: where to write y, channels-last, over none of the inputs; None: a new tensor.
 
@@ -67,7 +80,7 @@ def conv_pool(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None
     batch, depth, height, width, channels = x.shape
     if height % 2 or width % 2:
         raise ValueError(f"x must have an even H and W, got {tuple(x.shape)}")
-    _conv.weight("weight", weight, x, ("O", 3, 3, 3, channels))
+    _conv.taps_or_winograd(weight, x, "O", (3, 3, 3), channels)
     outputs = weight.shape[0]
     _conv.float32("bias", bias, x, (outputs,))
     shape = (batch, depth, height // 2, width // 2, outputs)

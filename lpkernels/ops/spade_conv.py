@@ -82,13 +82,15 @@ def _written(compute: Callable[[Tensor], torch.dtype]) -> Callable[..., None]:
 
 
 def _hopper_refuses(signature: Signature) -> str | None:
-    ((*_, inputs), dtype), _, _, ((*_, channels), _), (stats, _), *_ = signature
+    ((*_, inputs), dtype), (weight, _), _, ((*_, channels), _), (stats, _), *_ = signature
     if len(stats) == 4 and stats[1] > MOST_PARTS:
         return f"adds up statistics in at most {MOST_PARTS} parts, got {stats[1]}"
     if dtype != torch.float16 or inputs % 64 or channels % 32:
         return (
             f"made for float16, K in multiples of 64 and channels in multiples of 32; got {dtype}, {inputs}, {channels}"
         )
+    if len(weight) == 3 and weight[0] % 128:
+        return f"takes a weight of pack_winograd_weight with rows in multiples of 128, got {weight[0]}"
     return None
 
 
@@ -99,7 +101,7 @@ _OP = Op(
     (
         native("spade_conv", "cuda", hopper=True, refuses=_hopper_refuses),
         triton_kernel("spade_conv", _load, refuses=_conv.triton_refuses),
-        Backend("torch", _conv.torch_why_not, _written(lambda actv: actv.dtype)),
+        Backend("torch", _conv.torch_why_not, _written(lambda actv: actv.dtype), _conv.taps_only),
         reference(_written(lambda actv: torch.float32)),
     ),
 )
@@ -126,7 +128,8 @@ def spade_conv(
         actv: (B, H, W, K), channels-last (a slice of the merged ``mlp_shared``'s answer too), float16, bfloat16 or
             float32; or the classes (B, 3h, 3w, K) of activations H, W = 4h, 4w (``upsample_conv``).
         weight: (2C, 3, 3, K) of ``pack_spade_weight``, or (C, 3, 3, K) of ``pack_gamma_weight``, then beta is zero;
-            the dtype of ``x``. For classes 16 times as many rows: ``pack_class_weight`` of it.
+            the dtype of ``x``. For classes 16 times as many rows: ``pack_class_weight`` of it. Or (2C or C, T, 64),
+            ``pack_winograd_weight`` of it: sums of two neighbouring rows of ``actv`` must then stay finite in float16.
         bias: (2C,) or (C,), float32, from the same function.
         x: (B, H, W, C), or (B, H/2, W/2, C), which is then read as enlarged (nearest); channels-last, the dtype of
             ``actv``.
@@ -148,8 +151,8 @@ def spade_conv(
     _conv.activation("actv", actv, 4)
     batch, _, _, inputs = actv.shape
     channels = x.shape[-1]
-    _conv.weight("weight", weight, x, ("2C", TAPS, TAPS, inputs))
-    classes = _conv.reads_classes("actv", actv, weight, bias)
+    winograd = _conv.taps_or_winograd(weight, x, "2C", (TAPS, TAPS), inputs)
+    classes = not winograd and _conv.reads_classes("actv", actv, weight, bias)
     rows = bias.shape[0] if classes else weight.shape[0]
     if rows not in (channels, 2 * channels):
         raise ValueError(

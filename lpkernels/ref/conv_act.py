@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lpkernels import _winograd, rewrites
 from lpkernels._channels_last import pixels, planes
 from lpkernels.ref._classes import PHASES, conv_from_classes
 
@@ -35,12 +36,19 @@ def conv_act_in(
     gain: Tensor | None = None,
 ) -> Tensor:
     """The same with all arithmetic in the dtype ``compute``."""
-    y = convolved(planes(x.to(compute)), planes(weight.to(compute)), bias.to(compute))
+    y = convolved(planes(x.to(compute)), kernel(weight.to(compute), x), bias.to(compute))
     if residual is not None:
         skip = planes(residual.to(compute))
         y = y + (skip if skip.shape == y.shape else F.interpolate(skip, scale_factor=2))
     y = pixels(activation(y, negative_slope))
     return y if gain is None else y * gain.to(compute)[..., None]
+
+
+def kernel(weight: Tensor, x: Tensor) -> Tensor:
+    """A packed weight of either form as PyTorch takes it, (O, C, taps...), for channels-last ``x``."""
+    if _winograd.is_tiles(weight):
+        weight = rewrites.taps_of_winograd(_winograd.kernels(weight, x.shape[-1], volume=x.dim() == 5), -3)
+    return planes(weight)
 
 
 def convolved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

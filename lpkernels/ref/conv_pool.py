@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lpkernels._channels_last import pixels, planes
+from lpkernels.ref.conv_act import kernel
 
 
 def conv_pool(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -17,5 +18,5 @@ def conv_pool(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def conv_pool_in(compute: torch.dtype, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The same with all arithmetic in the dtype ``compute``."""
-    y = F.conv3d(planes(x.to(compute)), planes(weight.to(compute)), bias.to(compute), padding=1)
+    y = F.conv3d(planes(x.to(compute)), kernel(weight.to(compute), x), bias.to(compute), padding=1)
     return pixels(F.avg_pool3d(F.relu(y), (1, 2, 2)))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lpkernels import rewrites
 from lpkernels._channels_last import pixels, planes
-from lpkernels.ref.conv_act import activation, convolved, whole_stats
+from lpkernels.ref.conv_act import activation, convolved, kernel, whole_stats
 
 
 def spade_conv(
@@ -29,7 +29,7 @@ def spade_conv_in(
     negative_slope: float = 0.2,
 ) -> Tensor:
     """The same with all arithmetic in the dtype ``compute``; (B, H, W, C)."""
-    columns = convolved(planes(actv.to(compute)), planes(weight.to(compute)), bias.to(compute))
+    columns = convolved(planes(actv.to(compute)), kernel(weight.to(compute), actv), bias.to(compute))
     large = planes(x.to(compute))
     if large.shape[2:] != columns.shape[2:]:
         large = F.interpolate(large, scale_factor=2)

@@ -99,6 +99,7 @@ def exact_ops() -> SimpleNamespace:
         stat_parts=ops.stat_parts,
         shares_products=ops.shares_products,
         pairs_rows=ops.pairs_rows,
+        takes_winograd=ops.takes_winograd,
         conv_act=conv_act,
         conv_spade=conv_spade,
         conv_pool=written(ref.conv_pool),
