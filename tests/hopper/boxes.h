@@ -24,6 +24,16 @@ inline float fetch(const std::vector<float>& data, const TensorBox& box, const s
   return data.at(offset);
 }
 
+// A box whose rows are `lines` times 16 bytes, swizzled: those bytes' number takes what counts lines of 128 bytes.
+inline std::vector<float> fetch_all(const std::vector<float>& data, const TensorBox& box,
+                                    const std::array<int, 5>& origin, size_t lines = 1) {
+  std::vector<float> all(size_t{1} * box.box[0] * box.box[1] * box.box[2] * box.box[3]);
+  for (size_t i = 0; i < all.size(); ++i) {
+    all[i ^ i / 64 % lines * 8] = fetch(data, box, origin, i);
+  }
+  return all;
+}
+
 inline std::vector<float> read(size_t count) {
   std::vector<float> data(count);
   for (float& value : data) {

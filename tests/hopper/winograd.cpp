@@ -1,0 +1,121 @@
+// Walks through a convolution of three taps along h as the Hopper kernel does (csrc/hopper/winograd.h): boxes of rows,
+// weight tiles, groups of two products and what the sums turn into, one multiplication at a time. Reads a case, prints
+// y.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "boxes.h"
+#include "hopper/winograd.h"
+
+using namespace lpkernels::hopper;
+
+namespace {
+
+struct Walk {
+  const ConvShape& shape;
+  const int64_t pixel_stride;
+  const std::vector<float>&x, &weight;
+  std::vector<float> box;
+  std::vector<float> sums[2][2];  // of a warpgroup's two rows: [pixel][column]
+  int next_tile = 0;
+
+  int tiles() const { return shape.taps_d * winograd_depth_tiles(shape.channels); }
+
+  // Channel c of slice k, of row u of a warpgroup.
+  float u(int warpgroup, int row, int pixel, int k, int c) const {
+    const uint32_t place = winograd_place(winograd_chunk(pixel, c / 8), k, winograd_row(warpgroup, 0) + row);
+    return box.at(place / 2 + c % 8);
+  }
+
+  // A group's two products of 16 channels; their weights begin at `column` of the tile.
+  void multiply(bool taps, int tap, int k, int tile, int column) {
+    const float* weights = weight.data() + size_t{64} * tile + column;
+    for (int warpgroup = 0; warpgroup < 2; ++warpgroup) {
+      for (int pixel = 0; pixel < kWinogradTileW; ++pixel) {
+        for (int c = 0; c < 16; ++c) {
+          const auto row = [&](int i) { return u(warpgroup, i, pixel + tap, k, c); };
+          const float operands[2] = {taps ? row(0) - row(2) : row(1) + row(2),
+                                     taps ? row(3) - row(1) : row(2) - row(1)};
+          for (int sum = 0; sum < 2; ++sum) {
+            for (int output = 0; output < shape.outputs; ++output) {
+              sums[warpgroup][sum][pixel * shape.outputs + output] +=
+                  operands[sum] * weights[size_t{64} * tiles() * output + 16 * sum + c];
+            }
+          }
+        }
+      }
+    }
+  }
+
+  void add(bool taps, int slices) {
+    for (int i = 0; i < winograd_groups(slices); ++i) {
+      multiply(taps, i / slices, i % slices, next_tile + i / 2, i % 2 * 32);
+    }
+    next_tile += winograd_tiles(slices);
+  }
+
+  void turn(bool taps) {
+    for (auto& [first, second] : sums) {
+      for (size_t i = 0; i < first.size(); ++i) {
+        taps ? half_sums_of_rows(first[i], second[i]) : rows_of_half_sums(first[i], second[i]);
+      }
+    }
+  }
+
+  void run(const ConvBlock& block) {
+    for (auto& pair : sums) {
+      for (auto& sum : pair) {
+        sum.assign(size_t{kWinogradTileW} * shape.outputs, 0.f);
+      }
+    }
+    next_tile = 0;
+    const int steps = shape.taps_d * shape.boxes();
+    for (int step = 0; step < steps; ++step) {
+      const int channel = step % shape.boxes() * kBoxChannels, d = block.d + step / shape.boxes() - shape.taps_d / 2;
+      box = fetch_all(x, winograd_box(pixel_stride, shape), {channel, block.w - 1, block.h - 1, d, block.b}, 8);
+      const int slices = std::min(kBoxChannels, shape.channels - channel) / 16;
+      const bool taps = winograd_taps_first(steps, step);
+      add(taps, slices);
+      turn(taps);
+      add(!taps, slices);
+    }
+    if (next_tile != tiles()) {
+      std::exit(3);  // some tiles were not used, or there are too few
+    }
+  }
+};
+
+}  // namespace
+
+int main() {
+  ConvShape shape{.taps_h = kWinogradTaps, .taps_w = kWinogradTaps};
+  int pixel_stride;
+  if (std::scanf("%d %d %d %d %d %d %d %d", &shape.batch, &shape.depth, &shape.height, &shape.width, &pixel_stride,
+                 &shape.channels, &shape.outputs, &shape.taps_d) != 8) {
+    return 2;
+  }
+  set_winograd_tile(shape);
+  const size_t pixels = size_t{1} * shape.batch * shape.depth * shape.height * shape.width;
+  const std::vector<float> x = read(pixels * pixel_stride);
+  const std::vector<float> weight =
+      read(size_t{64} * shape.outputs * shape.taps_d * winograd_depth_tiles(shape.channels));
+  std::vector<float> y(pixels * shape.outputs, 1e30f);
+  Walk walk{shape, pixel_stride, x, weight, {}, {}};
+  for (int index = 0; index < tiles(shape); ++index) {
+    const ConvBlock block = block_at(shape, 0, index, 0, 0);
+    walk.run(block);
+    for (int i = 0; i < kWinogradTileH * kWinogradTileW; ++i) {
+      const int warpgroup = i / kWinogradTileW / 2, sum = i / kWinogradTileW % 2, w = i % kWinogradTileW;
+      const Pixel at{block.d, block.h + winograd_row(warpgroup, sum), block.w + w};
+      if (inside(shape, at)) {
+        const float* found = walk.sums[warpgroup][sum].data() + size_t{1} * w * shape.outputs;
+        std::copy_n(found, shape.outputs, y.begin() + index_in_y(shape, block, at) * shape.outputs);
+      }
+    }
+  }
+  for (const float value : y) {
+    std::printf("%.9g\n", value);
+  }
+}
