@@ -127,6 +127,29 @@ def test_taps_of_row_pairs(axis: int) -> None:
     assert_equal(rewrites.taps_of_row_pairs(kernels, axis), weight)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 7), st.integers(1, 3))
+def test_winograd_kernels(height: int, width: int) -> None:
+    """Four products with sums and differences of four rows make two rows, whichever border they lie at."""
+    x, weight = normal(2, 3, height, width), normal(4, 3, 3, 1)
+    kernels = rewrites.winograd_kernels(weight, 2)[..., 0]
+    even = height + height % 2
+    padded = F.pad(x, (0, 0, 1, 2))
+    u = [padded[:, :, j : j + even : 2] for j in range(4)]
+    operands = [u[1] + u[2], u[2] - u[1], u[0] - u[2], u[3] - u[1]]
+    s, d, first, second = (torch.einsum("oc,bchw->bohw", kernels[:, :, i], rows) for i, rows in enumerate(operands))
+    y = torch.stack([s + d + first, s - d + second], 3).flatten(2, 3)[:, :, :height]
+    assert_equal(y, F.conv2d(x, weight, padding=(1, 0)))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -3])
+def test_taps_of_winograd(axis: int) -> None:
+    weight = normal(3, 2, 5, 4).movedim(0, axis)
+    kernels = rewrites.winograd_kernels(weight, axis)
+    assert kernels.shape[axis] == 4
+    assert_equal(rewrites.taps_of_winograd(kernels, axis), weight)
+
+
 @pytest.mark.parametrize(("scale", "kernels", "taps"), [(2, 4, 16), (4, 9, 25)])
 def test_upsample_conv_counts(scale: int, kernels: int, taps: int) -> None:
     phases = rewrites.upsample_conv_phases(normal(1, 1, 3, 3), scale, (True, True))

@@ -64,8 +64,20 @@ def state_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
-def exact_ops() -> SimpleNamespace:
-    """The ops' references behind the ops' Python arguments: they take float64, which the ops refuse."""
+def shares_products_of_rows(network: nn.Module) -> set[str]:
+    """The layers of a network whose weight is ``pack_winograd_weight``'s."""
+    return {name.removesuffix(".weight") for name, tensor in network.named_buffers() if _is_winograd(name, tensor)}
+
+
+def _is_winograd(name: str, tensor: Tensor) -> bool:
+    return name.endswith(".weight") and tensor.dim() == 3 and tensor.shape[-1] == 64
+
+
+def exact_ops(winograd: bool = False) -> SimpleNamespace:
+    """The ops' references behind the ops' Python arguments: they take float64, which the ops refuse.
+
+    ``winograd``: layers that ask for weights whose products rows share get them, for channels they can be made of.
+    """
 
     def written(function: Any) -> Any:
         def run(out: Tensor | None = None, **arguments: Any) -> Tensor:
@@ -99,7 +111,7 @@ def exact_ops() -> SimpleNamespace:
         stat_parts=ops.stat_parts,
         shares_products=ops.shares_products,
         pairs_rows=ops.pairs_rows,
-        takes_winograd=ops.takes_winograd,
+        takes_winograd=lambda op, device_type, dtype, channels, *_: winograd and channels % 16 == 0,
         conv_act=conv_act,
         conv_spade=conv_spade,
         conv_pool=written(ref.conv_pool),

@@ -13,7 +13,16 @@ from lpkernels.fused import _layers
 from lpkernels.fused.spade_decoder import FusedSPADEDecoder, FusedSPADEUpBlock
 from lpkernels.models import LivePortrait, LivePortraitConfig
 from lpkernels.models.blocks import SPADEResnetBlock
-from tests.fused.networks import channels_last, exact_ops, feature, in_double, relative_error, state_of, tiny
+from tests.fused.networks import (
+    channels_last,
+    exact_ops,
+    feature,
+    in_double,
+    relative_error,
+    shares_products_of_rows,
+    state_of,
+    tiny,
+)
 from tests.ops import contract
 
 
@@ -31,11 +40,17 @@ def test_matches_the_baseline(batch: int) -> None:
     assert relative_error(image, tiny().decode(feature(batch))) <= 1e-4
 
 
+@pytest.mark.parametrize("winograd", [False, True])
 @pytest.mark.parametrize("classes", [False, True])
-def test_is_exact(monkeypatch: pytest.MonkeyPatch, classes: bool) -> None:
-    monkeypatch.setattr(_layers, "ops", exact_ops())
-    came = fused(dtype=torch.float64, classes=classes)(channels_last(feature().double()))
+def test_is_exact(monkeypatch: pytest.MonkeyPatch, classes: bool, winograd: bool) -> None:
+    monkeypatch.setattr(_layers, "ops", exact_ops(winograd))
+    network = fused(dtype=torch.float64, classes=classes)
+    came = network(channels_last(feature().double()))
     assert relative_error(came, in_double(tiny().spade_generator)(feature().double())) <= 1e-9
+    convs, norms = ("conv_0", "conv_1"), ("norm_0", "norm_1", "norm_s")
+    shared = {"mlp_shared", *(f"up_0.{name}" for name in convs + norms), *(f"up_1.{name}" for name in convs)}
+    shared |= {f"up_1.{name}" for name in norms if not classes}
+    assert shares_products_of_rows(network) == (shared if winograd else set())
 
 
 @pytest.mark.usefixtures("poisoned")

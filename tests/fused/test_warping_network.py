@@ -11,7 +11,16 @@ from torch import Tensor
 from lpkernels.fused import _layers, warping_network
 from lpkernels.fused.warping_network import FusedWarpingNetwork, WarpResult, WarpSource
 from lpkernels.models import LivePortrait, LivePortraitConfig
-from tests.fused.networks import exact_ops, in_double, keypoints, relative_error, state_of, tiny, volume
+from tests.fused.networks import (
+    exact_ops,
+    in_double,
+    keypoints,
+    relative_error,
+    shares_products_of_rows,
+    state_of,
+    tiny,
+    volume,
+)
 from tests.ops import contract
 
 
@@ -42,15 +51,19 @@ def test_matches_the_baseline(batch: int, changes: dict[str, int]) -> None:
     assert_same_maps(came, model.warp(volume(batch), kp_source, kp_driving), 1e-4)
 
 
-def test_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("winograd", [False, True])
+def test_is_exact(monkeypatch: pytest.MonkeyPatch, winograd: bool) -> None:
     for module in (_layers, warping_network):
-        monkeypatch.setattr(module, "ops", exact_ops())
-    network, baseline = fused(dtype=torch.float64), in_double(tiny().warping_module)
+        monkeypatch.setattr(module, "ops", exact_ops(winograd))
+    model = tiny(expansion=16)  # in whole slices of 16 channels, as winograd needs them
+    network, baseline = fused(model, torch.float64), in_double(model.warping_module)
     feature_3d, (kp_source, kp_driving) = volume().double(), (kp.double() for kp in keypoints())
     with torch.no_grad():
         expected = baseline(feature_3d, kp_driving=kp_driving, kp_source=kp_source)
     came = network(network.prepare(feature_3d), kp_source, kp_driving, want_maps=True)
     assert_same_maps(came, expected, 1e-9)
+    shared = {"hourglass.conv", "hourglass.down_blocks.0"} if winograd else set()
+    assert shares_products_of_rows(network) == shared
 
 
 def test_one_source_for_many_poses() -> None:
