@@ -71,6 +71,29 @@ def op_providers(
     ]
 
 
+class WinogradWeight:
+    """The op ``name`` with its weight, the second input, in FP32: packed once as products that neighbouring rows share.
+
+    It is so where the network asks for it (``asked``) and the op has a kernel for it, else only cast.
+    """
+
+    def __init__(self, name: str, asked: bool) -> None:
+        self._name, self._asked = name, asked
+        self._held: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def _pack(self, x: Tensor, weight: Tensor) -> Tensor:
+        outputs, *taps, channels = weight.shape
+        depth = taps[0] if len(taps) == 3 else 1
+        taken = self._asked and ops.takes_winograd(self._name, x.device.type, x.dtype, channels, outputs, depth)
+        return (ops.pack_winograd_weight(weight) if taken else weight).to(x.dtype)
+
+    def __call__(self, x: Tensor, weight: Tensor, *others: Any) -> Any:
+        held = self._held.get(id(weight))
+        if held is None or held[0] is not weight:
+            held = self._held[id(weight)] = (weight, self._pack(x, weight))
+        return getattr(ops, self._name)(x, held[1], *others)
+
+
 def _not_emulated(precision: str, device: torch.device) -> None:
     if device.type != "cuda" and precision != "fp32":
         raise Unavailable(EMULATED)

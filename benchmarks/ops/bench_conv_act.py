@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.context import Context
 from benchmarks.networks import KEYPOINTS, Random, feature_size, volume_shape
-from benchmarks.ops._common import op_providers, torch_providers
+from benchmarks.ops._common import WinogradWeight, op_providers, torch_providers
 from benchmarks.work import Subject
 from lpkernels import ops, ref
 from lpkernels.models.blocks import SPADE
@@ -21,7 +21,10 @@ from lpkernels.models.spade_generator import NUM_MIDDLE_BLOCKS
 
 @dataclass(frozen=True)
 class Layer:
-    """One call: channels, outputs, taps an axis, the grid of pixels, and what follows."""
+    """One call: channels, outputs, taps an axis, the grid of pixels, and what follows.
+
+    ``winograd``: the network asks for a weight of products that rows share.
+    """
 
     channels: int
     outputs: int
@@ -31,6 +34,7 @@ class Layer:
     residual: bool = False
     gain: bool = False
     stats: bool = False
+    winograd: bool = False
 
     @property
     def shape(self) -> str:
@@ -70,17 +74,18 @@ def layers(config: LivePortraitConfig) -> list[Layer]:
     channels, depth, size, _ = volume_shape(config)
     dense = config.warping_module.dense_motion_params
     filters = -(-(dense.block_expansion + (KEYPOINTS + 1) * (dense.compress + 1)) // 16) * 16
+    hidden = 2 * NUM_MIDDLE_BLOCKS * SPADE.HIDDEN
     small, middle, large = ((factor * feature_size(config),) * 2 for factor in (1, 2, 4))
     return [
         Layer(label, 2 * label, 3, small, stats=True),  # fc
         Layer(2 * label, 2 * label, 3, small, stats=True),  # conv_0 of a middle block
         Layer(2 * label, 2 * label, 3, small, residual=True, stats=True),  # conv_1
-        Layer(label, 2 * NUM_MIDDLE_BLOCKS * SPADE.HIDDEN, 3, small, slope=0.0),  # mlp_shared of all middle blocks
-        Layer(2 * label, label, 3, middle, stats=True),  # up_0
+        Layer(label, hidden, 3, small, slope=0.0, winograd=True),  # mlp_shared of all middle blocks
+        Layer(2 * label, label, 3, middle, stats=True, winograd=True),  # up_0
         Layer(2 * label, label, 1, middle, residual=True),
-        Layer(label, last, 3, large, stats=True),  # up_1
-        Layer(last, last, 3, large, slope=0.2, residual=True),
-        Layer(filters, filters, 3, (depth, size, size), slope=0.0),  # the hourglass's last
+        Layer(label, last, 3, large, stats=True, winograd=True),  # up_1
+        Layer(last, last, 3, large, slope=0.2, residual=True, winograd=True),
+        Layer(filters, filters, 3, (depth, size, size), slope=0.0, winograd=True),  # the hourglass's last
         Layer(channels * depth, label, 3, small, slope=0.01),  # third
         Layer(label, label, 1, small, gain=True),  # fourth
     ]
@@ -102,7 +107,10 @@ def subjects(context: Context) -> Iterator[Subject]:
             def inputs(seed: int, batch: int = batch, layer: Layer = layer) -> tuple[Any, ...]:
                 return layer.inputs(batch, Random(seed, context.device))
 
-            lowered = (0, 1, 4) if layer.residual else (0, 1)  # activations and weight; bias, gain, stats stay FP32
+            def packed(layer: Layer = layer) -> WinogradWeight:
+                return WinogradWeight("conv_act", layer.winograd)
+
+            lowered = (0, 4) if layer.residual else (0,)  # activations; bias, gain, stats stay FP32
             pixels = batch * layer.pixels
             yield Subject(
                 level="ops",
@@ -112,8 +120,8 @@ def subjects(context: Context) -> Iterator[Subject]:
                 inputs=inputs,
                 reference=lambda x, *arguments: ref.conv_act(x, *arguments[:5]),
                 providers=[
-                    *torch_providers(published, lowered, context.device),
-                    *op_providers("conv_act", lowered, context.device),
+                    *torch_providers(published, (*lowered, 1), context.device),
+                    *op_providers("conv_act", lowered, context.device, packed),
                 ],
                 elements=pixels * (layer.channels + layer.outputs * (1 + layer.residual)) + layer.weights,
                 fixed_bytes=4 * (layer.outputs * (1 + 2 * batch * layer.stats) + pixels * layer.gain),

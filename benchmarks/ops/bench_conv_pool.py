@@ -8,12 +8,13 @@ from torch import Tensor
 
 from benchmarks.context import Context
 from benchmarks.networks import KEYPOINTS, Random, volume_shape
-from benchmarks.ops._common import op_providers, torch_providers
+from benchmarks.ops._common import WinogradWeight, op_providers, torch_providers
 from benchmarks.work import Subject
 from lpkernels import ops, ref
 from lpkernels.models.config import LivePortraitConfig
 
 LOWERED = (0, 1)  # activations and weight; the bias stays FP32
+LOWERED_BEFORE = (0,)  # the op's own weight is packed in FP32 and cast then
 
 
 def layers(config: LivePortraitConfig) -> list[tuple[int, int, int]]:
@@ -37,7 +38,7 @@ def subjects(context: Context) -> Iterator[Subject]:
     """Each down block at each batch."""
     depth = volume_shape(context.config)[1]
     for batch in context.batches:
-        for channels, outputs, size in layers(context.config):
+        for level, (channels, outputs, size) in enumerate(layers(context.config)):
             grid, weights = (depth, size, size), 27 * channels * outputs
             pixels = batch * depth * size * size
 
@@ -53,6 +54,9 @@ def subjects(context: Context) -> Iterator[Subject]:
                 x = random.normal(batch, *grid, channels)
                 return x, ops.pack_conv_weight(weight), random.normal(outputs)
 
+            def packed(level: int = level) -> WinogradWeight:
+                return WinogradWeight("conv_pool", asked=level == 0)
+
             yield Subject(
                 level="ops",
                 name="conv_pool",
@@ -62,7 +66,7 @@ def subjects(context: Context) -> Iterator[Subject]:
                 reference=ref.conv_pool,
                 providers=[
                     *torch_providers(published, LOWERED, context.device),
-                    *op_providers("conv_pool", LOWERED, context.device),
+                    *op_providers("conv_pool", LOWERED_BEFORE, context.device, packed),
                 ],
                 elements=pixels * channels + pixels // 4 * outputs + weights,
                 fixed_bytes=4 * outputs,

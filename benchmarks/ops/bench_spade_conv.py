@@ -11,12 +11,13 @@ from torch import Tensor
 
 from benchmarks.context import Context
 from benchmarks.networks import Random, feature_size
-from benchmarks.ops._common import op_providers, torch_providers
+from benchmarks.ops._common import WinogradWeight, op_providers, torch_providers
 from benchmarks.work import Subject
 from lpkernels import ops, ref, rewrites
 from lpkernels.models.blocks import SPADE
 
 LOWERED = (0, 1, 3)  # hidden activations, weight and x; bias and statistics stay FP32
+LOWERED_BEFORE = (0, 3)  # the op's own weight is packed in FP32 and cast then
 SLOPE = 0.2
 
 
@@ -105,6 +106,9 @@ def _subject(context: Context, norm: Norm, batch: int) -> Subject:
         x = random.normal(batch, small, small, channels)
         return random.normal(batch, size, size, hidden).relu(), weight, bias, x, ref.instance_norm_stats(x)
 
+    def packed() -> WinogradWeight:  # of the middle blocks' SPADEs the network makes none: spade_blocks has them
+        return WinogradWeight("spade_conv", asked=size > feature_size(context.config))
+
     pixels = batch * size * size
     return Subject(
         level="ops",
@@ -115,7 +119,7 @@ def _subject(context: Context, norm: Norm, batch: int) -> Subject:
         reference=ref.spade_conv,
         providers=[
             *torch_providers(Published(), LOWERED, context.device),
-            *op_providers("spade_conv", LOWERED, context.device),
+            *op_providers("spade_conv", LOWERED_BEFORE, context.device, packed),
         ],
         elements=pixels * (hidden + channels) + batch * small * small * channels + rows * 9 * hidden,
         fixed_bytes=4 * (rows + 2 * batch * channels),
