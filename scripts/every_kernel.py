@@ -33,28 +33,41 @@ def weight(*shape: int) -> Tensor:
     return halves(*shape, scale=math.prod(shape[1:]) ** -0.5)
 
 
+def conv_weight(outputs: int, channels: int, taps: tuple[int, ...], winograd: bool) -> Tensor:
+    """``weight`` of a convolution; ``winograd``: as products that neighbouring rows share."""
+    plain = weight(outputs, *taps, channels)
+    return ops.pack_winograd_weight(plain.float()).half() if winograd else plain
+
+
 def stats(batch: int, channels: int, parts: int | None) -> Tensor:
     """Means and variances of ``parts`` of the pixels, or as InstanceNorm has them of all."""
     shape = (batch, channels, 2) if parts is None else (batch, parts, channels, 2)
     return torch.rand(shape, generator=GENERATOR).to(DEVICE)
 
 
-def conv(x: tuple[int, ...], outputs: int, taps: tuple[int, ...]) -> Tensor:
-    return ops.conv_act(halves(*x), weight(outputs, *taps, x[-1]), floats(outputs), 0.2)
+def conv(x: tuple[int, ...], outputs: int, taps: tuple[int, ...], winograd: bool = False) -> Tensor:
+    return ops.conv_act(halves(*x), conv_weight(outputs, x[-1], taps, winograd), floats(outputs), 0.2)
 
 
-def conv_with_stats(x: tuple[int, ...], outputs: int, parts: int | None = None) -> Tensor:
+def conv_with_stats(x: tuple[int, ...], outputs: int, parts: int | None = None, winograd: bool = False) -> Tensor:
     """3x3, with a residual and statistics."""
     kept, residual = stats(x[0], outputs, parts), halves(*x[:-1], outputs)
-    return ops.conv_act(halves(*x), weight(outputs, 3, 3, x[-1]), floats(outputs), 0.2, residual, stats=kept)
+    packed = conv_weight(outputs, x[-1], (3, 3), winograd)
+    return ops.conv_act(halves(*x), packed, floats(outputs), 0.2, residual, stats=kept)
 
 
 def spade(
-    actv: tuple[int, ...], channels: int, side: int, beta: bool = True, classes: bool = False, parts: int | None = None
+    actv: tuple[int, ...],
+    channels: int,
+    side: int,
+    beta: bool = True,
+    classes: bool = False,
+    parts: int | None = None,
+    winograd: bool = False,
 ) -> Tensor:
     """spade_conv on x of ``side`` pixels squared."""
     rows = 2 * channels if beta else channels
-    packed = weight(rows * (16 if classes else 1), 3, 3, actv[-1])
+    packed = conv_weight(rows * (16 if classes else 1), actv[-1], (3, 3), winograd)
     return ops.spade_conv(
         halves(*actv), packed, floats(rows), halves(1, side, side, channels), stats(1, channels, parts), 0.2
     )
@@ -93,8 +106,8 @@ def up(x: tuple[int, ...], outputs: int, scale: int, classes: bool = False) -> T
     return ops.upsample_conv(halves(*x), products, floats(outputs), 0.0, classes=classes, scale=scale)
 
 
-def pool(x: tuple[int, ...], outputs: int) -> Tensor:
-    return ops.conv_pool(halves(*x), weight(outputs, 3, 3, 3, x[-1]), floats(outputs))
+def pool(x: tuple[int, ...], outputs: int, winograd: bool = False) -> Tensor:
+    return ops.conv_pool(halves(*x), conv_weight(outputs, x[-1], (3, 3, 3), winograd), floats(outputs))
 
 
 def block(side: tuple[int, int], channels: int) -> Tensor:
@@ -154,12 +167,17 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "conv_act 256x144": lambda: conv((1, 2, 64, 64, 144), 144, (3, 3, 3)),
     "conv_act 128x128, a cluster's sum": lambda: conv((1, 16, 16, 512), 128, (3, 3)),
     "conv_act 128x128, odd sizes": lambda: conv_with_stats((2, 13, 7, 72), 96),
+    "conv_act Winograd, statistics in parts": lambda: conv_with_stats((1, 64, 64, 64), 128, parts=16, winograd=True),
+    "conv_act Winograd, 64 outputs": lambda: conv_with_stats((2, 21, 70, 128), 64, winograd=True),
+    "conv_act Winograd, the hourglass's last": lambda: conv((1, 2, 9, 64, 144), 144, (3, 3, 3), winograd=True),
     "spade_conv 128x256, statistics in parts": lambda: spade((1, 64, 64, 64), 128, 64, parts=32),
     "spade_conv 128x256 halo": lambda: spade((1, 128, 128, 64), 256, 64),
     "spade_conv 128x256 halo, gamma alone": lambda: spade((1, 128, 128, 64), 512, 64, beta=False),
     "spade_conv 128x256, classes": lambda: spade((1, 24, 24, 64), 128, 16, classes=True),
     "spade_conv 256x128, classes": lambda: spade((1, 24, 24, 64), 64, 32, classes=True),
     "spade_conv 128x256, classes, gamma alone": lambda: spade((1, 24, 24, 64), 256, 16, beta=False, classes=True),
+    "spade_conv Winograd": lambda: spade((1, 32, 32, 128), 64, 16, winograd=True),
+    "spade_conv Winograd, gamma alone": lambda: spade((1, 18, 18, 64), 128, 18, beta=False, parts=2, winograd=True),
     "conv_spade 128x128 halo": lambda: conv_and_spade((1, 64, 64, 64), 512, 64, kept=False),
     "conv_spade 128x128 halo, two images, y kept": lambda: conv_and_spade((2, 32, 64, 80), 512, 64, kept=True),
     "conv_spade in two kernels": lambda: conv_and_spade((2, 9, 13, 64), 96, 64, kept=True),
@@ -175,6 +193,7 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "upsample_conv 3x3": lambda: up((1, 64, 64, 64), 128, 4),
     "conv_pool 256x64 halo": lambda: pool((1, 2, 64, 64, 112), 64),
     "conv_pool 128x128, a cluster's sum": lambda: pool((1, 16, 4, 4, 256), 256),
+    "conv_pool Winograd": lambda: pool((1, 2, 64, 64, 112), 64, winograd=True),
     "conv_img 256x16 halo": lambda: ops.conv_img(halves(1, 64, 64, 64), weight(12, 3, 3, 64), floats(12)),
     "mask_conv3d": lambda: ops.mask_conv3d(halves(1, 2, 64, 64, 144), weight(160, 16, 9, 64), floats(22)),
     "occlusion_head": lambda: occlusion((2, 3, 9, 31, 144)),
