@@ -74,6 +74,19 @@ def test_op_subjects_are_right_on_the_cpu():
         assert all(one.status in ("ok", "skipped") for one in by_name.values())
 
 
+@pytest.mark.parametrize(("name", "asked"), [("conv_act", 4), ("conv_pool", 1), ("spade_conv", 6)])
+def test_ops_are_right_with_weights_whose_rows_share_products(monkeypatch, name, asked):
+    """As many subjects as the network asks for and as have whole slices of 16 channels in so small a model."""
+    packed, pack = [], ops.pack_winograd_weight
+    monkeypatch.setattr(ops, "takes_winograd", lambda op, device_type, dtype, channels, *_: channels % 16 == 0)
+    monkeypatch.setattr(ops, "pack_winograd_weight", lambda weight: packed.append(work.shape) or pack(weight))
+    context = Context(options(providers=("lpkernels-ref-fp32",)))
+    for work in registry.op_benchmarks()[name].subjects(context):
+        (one,) = context.harness.measure(work)
+        assert one.status == "ok", one.reason
+    assert len(set(packed)) == asked
+
+
 @pytest.mark.parametrize("config", ["tiny", "full"])
 def test_inputs_have_the_networks_shapes(config):
     sizes = LivePortraitConfig.named(config)
