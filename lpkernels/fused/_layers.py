@@ -49,8 +49,8 @@ class WeightedLayer(Layer):
 class ConvAct(WeightedLayer):
     """conv, bias, residual, LeakyReLU, gain (``ops.conv_act``); of a grid of ``classes`` if asked.
 
-    ``winograd``, here and below: with products that neighbouring rows share, where the op has a kernel for them. It
-    pays where the picture is large.
+    ``winograd``, here and below: with products that neighbouring rows share, where the op has a kernel for them; not
+    of classes. It pays where the picture is large.
     """
 
     op = "conv_act"
