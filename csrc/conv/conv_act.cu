@@ -26,7 +26,7 @@ using NarrowHalo = HaloLoop</*TileH=*/8, /*TileW=*/32, /*BlockN=*/64, /*TapsH=*/
 
 using Epilogue = PixelEpilogue<ConvAct, 8>;
 
-enum class Kernel { kNarrow, kNarrowHalo, kSquare, kSquareHalo, kWide, kHourglass };
+enum class Kernel { kNarrow, kNarrowHalo, kSquare, kSquareHalo, kWide, kHourglass, kWinograd };
 
 // The part of the chip that works on average while `blocks` run, one a multiprocessor.
 double busy(int64_t blocks) {
@@ -55,6 +55,8 @@ Kernel choose(const ConvShape& shape) {
 // Sets the tile of `kernel`, which the statistics need before it runs.
 void set_tile(Kernel kernel, ConvShape& shape) {
   switch (kernel) {
+    case Kernel::kWinograd:
+      return set_winograd_tile(shape);
     case Kernel::kNarrowHalo:
       return NarrowHalo::set_tile(shape);
     case Kernel::kHourglass:
@@ -88,13 +90,15 @@ void launch(Kernel kernel, const Activation& x, const Tensor& weight, ConvShape 
     case Kernel::kHourglass:
       shape.group = Fragment<4>::kGroup;
       return launch_conv<Hourglass, PixelEpilogue<ConvAct, 4>>(x.data, x.pixel_stride, w, shape, params, stream);
+    case Kernel::kWinograd:
+      return launch_conv_act_winograd(x, weight, shape, params, stream);
   }
 }
 
 }  // namespace
 
-int statistics_parts(ConvShape shape) {
-  set_tile(choose(shape), shape);
+int statistics_parts(ConvShape shape, bool winograd) {
+  set_tile(winograd ? Kernel::kWinograd : choose(shape), shape);
   return shape.whole_tiles ? tiles(shape) / shape.batch : 0;
 }
 
@@ -102,7 +106,9 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
                    const std::optional<Tensor>& residual, const std::optional<Tensor>& gain, const Tensor& out_tensor,
                    const std::optional<Tensor>& stats) {
   const Activation x = activation("conv_act", "x", x_tensor), out = activation("conv_act", "out", out_tensor);
-  ConvShape shape = conv_shape("conv_act", x, weight, out.height == x.height ? Grid::kSame : Grid::kFromClasses);
+  const bool winograd = is_winograd(weight);
+  const Grid grid = out.height == x.height ? Grid::kSame : Grid::kFromClasses;
+  ConvShape shape = winograd ? winograd_shape("conv_act", x, weight) : conv_shape("conv_act", x, weight, grid);
   STD_TORCH_CHECK(out.written_by(shape) && out.channels == shape.outputs &&
                       (shape.outputs % 32 == 0 || (shape.outputs == 144 && shape.channels == 144)),
                   "conv_act: out must have the pixels of x (4 for 3 of a grid of classes) and the outputs of weight, a "
@@ -129,7 +135,7 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
   }
   const torch::stable::accelerator::DeviceGuard guard(x_tensor.get_device_index());
   const cudaStream_t stream = current_stream(x_tensor);
-  const Kernel kernel = choose(shape);
+  const Kernel kernel = winograd ? Kernel::kWinograd : choose(shape);
   set_tile(kernel, shape);
   if (!stats) {
     shape.split = kernel == Kernel::kSquare ? split_for<Square, Epilogue>(shape) : 1;

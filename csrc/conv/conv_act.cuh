@@ -102,8 +102,13 @@ inline void set_residual(const char* op, ConvAct::Params& params, const Tensor& 
   params.residual_stride = residual.pixel_stride;
 }
 
-// In how many parts conv_act_cuda can leave an image's statistics; 0: of the whole image alone.
-int statistics_parts(ConvShape shape);
+// In how many parts conv_act_cuda can leave an image's statistics; 0: of the whole image alone. Winograd: whether the
+// weight is of that form.
+int statistics_parts(ConvShape shape, bool winograd);
+
+// conv_act_winograd.cu
+void launch_conv_act_winograd(const Activation& x, const Tensor& weight, ConvShape shape, const ConvAct::Params& params,
+                              cudaStream_t stream);
 
 void conv_act_cuda(const Tensor& x, const Tensor& weight, const Tensor& bias, double negative_slope,
                    const std::optional<Tensor>& residual, const std::optional<Tensor>& gain, const Tensor& out,

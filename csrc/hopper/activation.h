@@ -4,6 +4,7 @@
 
 #include "common/stable.h"
 #include "hopper/neighbors.h"
+#include "hopper/winograd.h"
 
 namespace lpkernels::hopper {
 
@@ -83,6 +84,36 @@ inline ConvShape conv_shape(const char* op, const Activation& x, const Tensor& w
                   " phases, got ", shape_string(weight));
   shape.outputs = size(0) / shape.phases();
   return shape;
+}
+
+// Whether a weight has the tiles of winograd.h: (O, T, 64), or (O, T, 4, 16) where they are made together.
+inline bool is_together(const Tensor& weight) {
+  return weight.dim() == 4 && weight.size(2) == kWinogradProducts && weight.size(3) == kWinogradSlice;
+}
+inline bool is_winograd(const Tensor& weight) {
+  return weight.dim() == 3 || is_together(weight);
+}
+
+// The convolution of `x` with such a weight, of 3x3 taps or, if it has the tiles for them, of 3x3x3.
+inline ConvShape winograd_shape(const char* op, const Activation& x, const Tensor& weight) {
+  const bool together = is_together(weight);
+  const int64_t tiles = winograd_depth_tiles(x.channels, together), depths = weight.size(1) == tiles ? 1 : 3;
+  STD_TORCH_CHECK(weight.size(1) == depths * tiles && (together || weight.size(2) == kBoxChannels) &&
+                      (depths == 3 || x.depth == 1) && x.channels % kWinogradSlice == 0 &&
+                      weight.scalar_type() == ScalarType::Half && weight.is_cuda() && weight.is_contiguous() &&
+                      reinterpret_cast<uintptr_t>(weight.data_ptr()) % 16 == 0,
+                  op, ": weight must be contiguous, aligned float16 with the tiles for the ", x.channels,
+                  " channels of x, ", tiles, " for each tap in depth, as (O, T, 64) or (O, T, 4, 16); got ",
+                  shape_string(weight));
+  return {.batch = x.batch,
+          .depth = x.depth,
+          .height = x.height,
+          .width = x.width,
+          .channels = x.channels,
+          .outputs = static_cast<int>(weight.size(0)),
+          .taps_d = static_cast<int>(depths),
+          .taps_h = kWinogradTaps,
+          .taps_w = kWinogradTaps};
 }
 
 // The convolution of `x` enlarged with a weight (3, 3, O, [3,] C) of shared products (neighbors.h).

@@ -29,11 +29,10 @@ inline TensorBox pixel_box(int64_t pixel_stride, const ConvShape& shape) {
           {1, size(every), size(every), 1, 1}};
 }
 
-// block_n rows of the weight, 64 channels of one tap. A row is the taps of an output, one after the other. Permuted:
+// block_n rows of the weight, 64 elements of each; `row`: all elements of one. Permuted:
 // column 8 j + 2 q + e of a product lies in thread q of a quad, so the box takes rows in an order that gives the thread
 // group / 4 neighbouring outputs: column 8 (J i_max + i) + 2 q + e is output group J + (group / 4) q + 2 i + e.
-inline TensorBox weight_box(const ConvShape& shape, int block_n) {
-  const uint64_t row = static_cast<uint64_t>(shape.taps_d) * shape.taps_h * shape.taps_w * shape.channels;
+inline TensorBox rows_box(uint64_t row, const ConvShape& shape, int block_n) {
   const uint64_t rows = static_cast<uint64_t>(shape.phases()) * shape.outputs, group = shape.group;
   const auto size = [](uint64_t value) { return static_cast<uint32_t>(value); };
   if (!shape.permuted) {
@@ -42,6 +41,11 @@ inline TensorBox weight_box(const ConvShape& shape, int block_n) {
   return {{row, 2, 4, group / 8, rows / group},
           {row, group / 4 * row, 2 * row, group * row},
           {kBoxChannels, 2, 4, size(group / 8), size(block_n / group)}};
+}
+
+// A row is the taps of an output, one after the other: 64 channels of one tap.
+inline TensorBox weight_box(const ConvShape& shape, int block_n) {
+  return rows_box(static_cast<uint64_t>(shape.taps_d) * shape.taps_h * shape.taps_w * shape.channels, shape, block_n);
 }
 
 // Where the box of a step begins in x: channel, w, h, d, b.

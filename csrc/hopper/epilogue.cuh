@@ -215,10 +215,11 @@ struct PixelEpilogue {
     const float* values = OutputValues<Config, Op::kValues>::of_tile(memory.own, block);
     if constexpr (kClusters && Config::Clusters) {
       if (shape.split > 1) {
-        return Sums<Config>::add_up(
-            shape.split, acc, thread, memory.received, [&](int tile_m, int s, int j, float (&v)[1][Width]) {
-              apply_to_sum<Config>(params, shape, block, F::row(thread, tile_m, s), F::output(thread, j), values, v[0]);
-            });
+        return Sums<Config>::add_up(shape.split, acc, thread, memory.received,
+                                    [&](int tile_m, int s, int j, float (&v)[1][Width]) {
+                                      apply_to_sum<Config>(params, shape, block, Config::row(thread, tile_m, s),
+                                                           F::output(thread, j), values, v[0]);
+                                    });
       }
     }
     constexpr int kAll = kVectors<Config>, kSlots = kUnderWay<Config>;
@@ -263,7 +264,7 @@ struct PixelEpilogue {
     __device__ Rows(const Params& params, const ConvShape& shape, const ConvBlock& block, int thread) {
       CUTLASS_PRAGMA_UNROLL
       for (int r = 0; r < kRows<Config>; ++r) {
-        const Pixel at = pixel_at(shape, block, F::row(thread, r / 2, r % 2));
+        const Pixel at = pixel_at(shape, block, Config::row(thread, r / 2, r % 2));
         inside[r] = hopper::inside(shape, at);
         row[r] = Op::row(params, shape, block, at);
       }

@@ -25,6 +25,7 @@ template <int BlockM_, int BlockN_, int Stages_, int Channels_ = 0, bool Cluster
 struct ConvConfig {
   static constexpr int BlockM = BlockM_, BlockN = BlockN_, Stages = Stages_, Channels = Channels_;
   static constexpr bool Clusters = Clusters_;
+  static constexpr bool kRowPairs = false;                 // whether a thread's products 0 and 1 are neighbours in h
   static constexpr int BlockK = kBoxChannels, StepK = 16;  // channels in a 128-byte swizzled row, and in one wgmma
   static constexpr int FullBoxes = Channels / BlockK, TailSteps = Channels % BlockK / StepK;
   static constexpr int Threads = 384;  // one producer warpgroup, two that multiply
@@ -48,6 +49,9 @@ struct ConvConfig {
   using MainSums = SumsOf<Mma, MainN>;
   using Accumulator =
       std::conditional_t<SideN == 0, MainSums, SplitSums<MainSums, SumsOf<SideMma, SideN == 0 ? MainN : SideN>>>;
+
+  // The tile's row that a thread's accumulators of row lane / 4 + 8 s in product tile_m belong to.
+  static LPKERNELS_HOST_DEVICE int row(int thread, int tile_m, int s) { return Fragment<8>::row(thread, tile_m, s); }
 
   template <int Rows>
   using BoxLayout = decltype(cute::tile_to_shape(cute::GMMA::Layout_K_SW128_Atom<Element>{},

@@ -10,6 +10,7 @@
 
 #include <cute/arch/cluster_sm90.hpp>
 
+#include "hopper/half_matrices.cuh"
 #include "hopper/products.cuh"
 #include "hopper/row_pairs.h"
 
@@ -107,7 +108,6 @@ struct RowPairLoop {
   using WeightLayout = decltype(cute::tile_to_shape(
       cute::GMMA::Layout_K_SW128_Atom<Element>{},
       cute::Shape<cute::Int<kPairColumns>, cute::Int<Config::BlockK>, cute::Int<Config::Stages>>{}));
-  using Words = uint32_t[4];  // of 16 pixels by 16 channels, a thread's
 
   // What the two products of a group multiply.
   struct Operands {
@@ -256,7 +256,7 @@ struct RowPairLoop {
         }
         storage.x_ring.wait_full(last.stage, last.phase);
       }
-      Words u[4];
+      MatrixWords u[4];
       CUTLASS_PRAGMA_UNROLL
       for (int j = 0; j < (kGroup.kind == PairKind::kTaps ? 4 : 2); ++j) {
         const int at = kGroup.row + j;
@@ -266,11 +266,11 @@ struct RowPairLoop {
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < 4; ++i) {
         if constexpr (kGroup.kind == PairKind::kHalfSums) {
-          to.word(0, i) = sum(u[0][i], u[1][i]);
-          to.word(1, i) = difference(u[1][i], u[0][i]);
+          to.word(0, i) = sum_of_halves(u[0][i], u[1][i]);
+          to.word(1, i) = difference_of_halves(u[1][i], u[0][i]);
         } else if constexpr (kGroup.kind == PairKind::kTaps) {
-          to.word(0, i) = difference(u[0][i], u[2][i]);
-          to.word(1, i) = difference(u[3][i], u[1][i]);
+          to.word(0, i) = difference_of_halves(u[0][i], u[2][i]);
+          to.word(1, i) = difference_of_halves(u[3][i], u[1][i]);
         } else {
           to.word(0, i) = u[0][i];
           to.word(1, i) = u[1][i];
@@ -322,22 +322,6 @@ struct RowPairLoop {
     __device__ __forceinline__ static void fence(Operands& operands) {
       cute::warpgroup_fence_operand(operands.of[0]);
       cute::warpgroup_fence_operand(operands.of[1]);
-    }
-
-    __device__ __forceinline__ static void load_matrix(Words& to, uint32_t from) {
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                   : "r"(from));
-    }
-    __device__ __forceinline__ static uint32_t sum(uint32_t a, uint32_t b) {
-      uint32_t result;
-      asm("add.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-      return result;
-    }
-    __device__ __forceinline__ static uint32_t difference(uint32_t a, uint32_t b) {
-      uint32_t result;
-      asm("sub.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-      return result;
     }
   };
 };

@@ -6,9 +6,10 @@
 // and what these leave, with y[r] = s + d and y[r + 1] = s - d,
 //   y[r]     += (u0 - u2) w0
 //   y[r + 1] += (u3 - u1) w2
-// The sums are kept as s and d or as y, whichever the products at hand add to: a step adds its products of one kind,
-// turns the sums into the other, and adds the others, the next step begins with those; the last ends with y. Plain
-// arithmetic for host and device, as conv_shape.h.
+// Either all four products of 16 channels are made together, each with a sum of its own, or the sums are kept as s and
+// d or as y, whichever the products at hand add to: a step adds its products of one kind, turns the sums into the
+// other, and adds the others, the next step begins with those; the last ends with y. Plain arithmetic for host and
+// device, as conv_shape.h.
 #pragma once
 
 #include "hopper/conv_boxes.h"
@@ -16,24 +17,28 @@
 namespace lpkernels::hopper {
 
 constexpr int kWinogradTaps = 3;                                     // in h and in w
+constexpr int kWinogradProducts = 4;                                 // for two rows
+constexpr int kWinogradSlice = 16;                                   // channels of a product
 constexpr int kWinogradTileH = 4, kWinogradTileW = 64;               // of y: two rows for each multiplying warpgroup
 constexpr int kWinogradBoxH = 6, kWinogradBoxW = 72;                 // of x: with its halo, in whole swizzle atoms
 constexpr int kWinogradRowBytes = kWinogradBoxW * 2 * kBoxChannels;  // of a box
 
-// A step is up to 64 channels of a depth: `slices` of 16, multiplied with all nine taps. Of each kind there is a group
-// for every tap in w and slice: two products, one for each of the two sums.
+// A step is up to 64 channels of a depth: `slices` of 16, multiplied with all nine taps. There is a group of products
+// for every tap in w and slice: of each kind two, one for each of its sums.
 LPKERNELS_HOST_DEVICE constexpr int winograd_groups(int slices) {
   return kWinogradTaps * slices;
 }
 
-// The weight's tiles of a step and a kind: 64 deep, two groups each, the last perhaps one.
-LPKERNELS_HOST_DEVICE constexpr int winograd_tiles(int slices) {
-  return ceil_div(winograd_groups(slices), 2);
+// The weight's tiles of a step, 64 deep. Together: one for each group, w0, w2, half sum, half difference. Else two
+// groups of a kind each, the last perhaps one.
+LPKERNELS_HOST_DEVICE constexpr int winograd_tiles(int slices, bool together) {
+  return together ? winograd_groups(slices) : 2 * ceil_div(winograd_groups(slices), 2);
 }
 
-// Tiles of a depth, of both kinds.
-LPKERNELS_HOST_DEVICE constexpr int winograd_depth_tiles(int channels) {
-  return 2 * (channels / kBoxChannels * winograd_tiles(4) + winograd_tiles(channels % kBoxChannels / 16));
+// Tiles of a depth.
+LPKERNELS_HOST_DEVICE constexpr int winograd_depth_tiles(int channels, bool together) {
+  return channels / kBoxChannels * winograd_tiles(4, together) +
+         winograd_tiles(channels % kBoxChannels / kWinogradSlice, together);
 }
 
 // Whether a step begins with products of taps, and ends with those of half sums.

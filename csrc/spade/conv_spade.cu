@@ -8,11 +8,12 @@
 namespace lpkernels {
 
 // The blocks, one a multiprocessor, must have three quarters of them or more: fewer are slower than two kernels.
-bool runs_as_one(const ConvShape& conv) {
+bool runs_as_one(const ConvSpadeSteps& steps) {
+  const ConvShape& conv = steps.conv;
   const int64_t pixels = int64_t{conv.batch} * conv.height * conv.width;
   const int64_t blocks = pixels / ConvSpade::ConvConfig::BlockM * (conv.outputs / ConvSpade::ConvConfig::BlockN);
   const int room = multiprocessors();
-  return conv.height % ConvSpade::kRows == 0 && conv.width % ConvSpade::kWidth == 0 &&
+  return steps.winograd && conv.height % kWinogradTileH == 0 && conv.width % kWinogradTileW == 0 &&
          conv.outputs % ConvSpade::ConvConfig::BlockN == 0 && blocks <= room && 4 * blocks >= 3 * room;
 }
 
@@ -20,8 +21,15 @@ ConvSpadeSteps conv_spade_steps(const char* op, const Activation& x, const Tenso
                                 const Activation& actv, const Tensor& spade_weight, const Tensor& spade_bias,
                                 double negative_slope, const Activation& out) {
   ConvSpadeSteps steps{};
-  const ConvShape& conv = steps.conv = conv_shape(op, x, weight, Grid::kSame);
-  const ConvShape& spade = steps.spade = conv_shape(op, actv, spade_weight, Grid::kSame);
+  const bool winograd = steps.winograd = is_together(weight);
+  STD_TORCH_CHECK(winograd == is_winograd(spade_weight) && !is_together(spade_weight), op,
+                  ": both weights must be of taps, or weight of products together and spade_weight kind by kind; got ",
+                  shape_string(weight), " and ", shape_string(spade_weight));
+  const auto shape_of = [&](const Activation& of, const Tensor& with) {
+    return winograd ? winograd_shape(op, of, with) : conv_shape(op, of, with, Grid::kSame);
+  };
+  const ConvShape& conv = steps.conv = shape_of(x, weight);
+  const ConvShape& spade = steps.spade = shape_of(actv, spade_weight);
   const auto three_taps = [](const ConvShape& shape) {
     return shape.taps_d == 1 && shape.taps_h == 3 && shape.taps_w == 3;
   };
@@ -59,11 +67,12 @@ void set_tiles(ConvShape& shape) {
   lay_out(shape, Loop::Config::BlockN);
 }
 
-void run_in_two(const ConvShape& conv, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& actv,
-                const Tensor& spade_weight, const Tensor& spade_bias, double negative_slope,
+void run_in_two(const ConvSpadeSteps& steps, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                const Tensor& actv, const Tensor& spade_weight, const Tensor& spade_bias, double negative_slope,
                 const std::optional<Tensor>& residual, const std::optional<Tensor>& kept, const Tensor& out) {
+  const ConvShape& conv = steps.conv;
   const Tensor y = kept ? *kept : torch::stable::new_empty(x, {conv.batch, conv.height, conv.width, conv.outputs});
-  const int parts = statistics_parts(conv);
+  const int parts = statistics_parts(conv, steps.winograd);
   const Tensor stats = parts > 0 && parts <= kMostParts
                            ? torch::stable::new_empty(bias, {conv.batch, parts, conv.outputs, 2})
                            : torch::stable::new_empty(bias, {conv.batch, conv.outputs, 2});
@@ -72,8 +81,8 @@ void run_in_two(const ConvShape& conv, const Tensor& x, const Tensor& weight, co
 }
 
 const RegisterKernel kernels[] = {
-    RegisterKernel({"conv_spade<128x128, halo>", reinterpret_cast<const void*>(&conv_spade_kernel), ConvSpade::kThreads,
-                    ConvSpade::kBytes})};
+    RegisterKernel({"conv_spade<256x64, winograd>", reinterpret_cast<const void*>(&conv_spade_kernel),
+                    ConvSpade::kThreads, ConvSpade::kBytes})};
 
 }  // namespace
 
@@ -87,9 +96,9 @@ void launch_conv_spade(const char* op, const ConvSpadeSteps& steps, const Activa
   set_tiles<K::ConvLoop>(conv);
   set_tiles<K::SpadeLoop>(spade);
   p.conv_maps = {tensor_map(x.data, K::ConvLoop::x_box(x.pixel_stride, conv)),
-                 tensor_map(weight.data_ptr(), p.steps.weights(conv, K::ConvConfig::BlockN))};
+                 tensor_map(weight.data_ptr(), p.steps.weights<K::ConvLoop>(conv))};
   p.spade_maps = {tensor_map(actv.data, p.steps.actv<K::SpadeLoop>(actv.pixel_stride)),
-                  tensor_map(spade_weight.data_ptr(), p.steps.weights(spade, K::SpadeConfig::BlockN))};
+                  tensor_map(spade_weight.data_ptr(), p.steps.weights<K::SpadeLoop>(spade))};
   if (steps.count > 1) {
     p.out = tensor_map(steps.spade_params.out, K::ConvLoop::x_box(steps.spade_params.out_stride, conv));
   }
@@ -120,11 +129,11 @@ void conv_spade_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor&
     steps.conv_params.out_stride = y.pixel_stride;
   }
   const torch::stable::accelerator::DeviceGuard guard(x_tensor.get_device_index());
-  if (runs_as_one(steps.conv)) {
+  if (runs_as_one(steps)) {
     return launch_conv_spade(kOp, steps, x, weight, actv, spade_weight, bias, current_stream(x_tensor));
   }
-  run_in_two(steps.conv, x_tensor, weight, bias, actv_tensor, spade_weight, spade_bias, negative_slope, residual,
-             y_tensor, out_tensor);
+  run_in_two(steps, x_tensor, weight, bias, actv_tensor, spade_weight, spade_bias, negative_slope, residual, y_tensor,
+             out_tensor);
 }
 
 }  // namespace lpkernels

@@ -4,17 +4,21 @@
 //   y   = conv3x3(x, weight) + bias + residual                                 rounded, its statistics are not
 //   out = act((y - mean_y) * rstd_y * gamma1 + beta),  [gamma1 | beta] = conv3x3(actv, spade_weight) + spade_bias
 //
-// Layouts: as conv_act's and spade_conv's. A block owns 2 rows of 64 pixels and 128 channels, in all steps, and first
-// multiplies those of the convolution, then the 256 columns of their gamma and beta: a thread has the same pixels and
-// channels in both. Mean and deviation need other blocks, those of the same image and channels: two warps wait for them
-// while the second products are made. x of the next step needs the neighbours' rows: the thread that asks for its boxes
-// waits for all blocks again, and its weights come meanwhile. So all blocks run at once, and each has one tile; when
-// one writes out, all have been to the statistics' meeting, and none reads the x that out replaces. Boxes of x and of
-// actv share a ring; a box of spade_weight takes the places of two of weight's. Bound by the tensor cores.
+// Layouts: as conv_act's and spade_conv's, weights as products that rows share (hopper/winograd.h): those of the
+// convolution together, those of gamma and beta kind by kind. A block owns 4 rows of 64 pixels and 64 channels, in all
+// steps, and first multiplies those of the convolution, then the 128 columns of their gamma and beta: a thread has the
+// same pixels and channels in both. Mean and deviation need other blocks, those of the same image and channels: two
+// warps wait for them while the second products are made. x of the next step needs the neighbours' rows: the thread
+// that asks for its boxes waits for all blocks again, and its weights come meanwhile. So all blocks run at once, and
+// each has one tile; when one writes out, all have been to the statistics' meeting, and none reads the x that out
+// replaces. Boxes of x and of actv share a ring; a tile of spade_weight takes the places of two of weight's. Bound by
+// shared memory.
 #pragma once
 
 #include "hopper/conv.cuh"
 #include "hopper/grid_barrier.cuh"
+#include "hopper/winograd_loop.cuh"
+#include "hopper/winograd_narrow_loop.cuh"
 #include "spade/conv_spade.h"
 #include "spade/spade_conv.cuh"
 
@@ -56,9 +60,8 @@ struct ConvSpade {
   ConvMaps conv_maps, spade_maps;
   CUtensorMap out;  // in the place of conv_maps.x, for all steps but the first
 
-  static constexpr int kRows = 2, kWidth = 64;  // of a tile
-  using ConvLoop = HaloLoop<kRows, kWidth, /*BlockN=*/128, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/6>;
-  using SpadeLoop = HaloLoop<kRows, kWidth, /*BlockN=*/256, /*TapsH=*/3, /*XStages=*/3, /*WeightStages=*/3>;
+  using ConvLoop = WinogradNarrowLoop</*BlockN=*/64, /*Stages=*/12>;
+  using SpadeLoop = WinogradLoop</*BlockN=*/128, /*Stages=*/6>;
   using ConvConfig = ConvLoop::Config;
   using SpadeConfig = SpadeLoop::Config;
   using ConvEpilogue = PixelEpilogue<ConvOfSpade, 8, /*Fresh=*/true>;

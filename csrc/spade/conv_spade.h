@@ -14,7 +14,8 @@ struct ConvSpadeSteps {
   ConvAct::Params conv_params;  // the first step's bias; the first residual, and out: where y is kept
   SpadeParams spade_params;     // the first step's bias; no x
   int count = 1;
-  bool pairs = false;  // two steps are a residual block: its first has no residual and keeps no y
+  bool winograd = false;  // the weights' form
+  bool pairs = false;     // two steps are a residual block: its first has no residual and keeps no y
 
   LPKERNELS_HOST_DEVICE bool last(int step) const { return step + 1 == count; }
 
@@ -51,9 +52,10 @@ struct ConvSpadeSteps {
   }
 
   // What TMA is told of: the weights of all steps, one behind the other, and actv of all steps.
-  TensorBox weights(ConvShape shape, int block_n) const {
+  template <class Loop>
+  TensorBox weights(ConvShape shape) const {
     shape.outputs *= count;
-    return weight_box(shape, block_n);
+    return Loop::weight_box(shape);
   }
   template <class Loop>
   TensorBox actv(int64_t pixel_stride) const {
@@ -68,8 +70,9 @@ ConvSpadeSteps conv_spade_steps(const char* op, const Activation& x, const Tenso
                                 const Activation& actv, const Tensor& spade_weight, const Tensor& spade_bias,
                                 double negative_slope, const Activation& out);
 
-// Whether one kernel can take them: the tiles are whole and the GPU holds all of its blocks at once.
-bool runs_as_one(const ConvShape& conv);
+// Whether one kernel can take them: the weights' products are shared, the tiles are whole and the GPU holds all of its
+// blocks at once.
+bool runs_as_one(const ConvSpadeSteps& steps);
 
 // Launches it; `weight` and `spade_weight` are the first step's, `like` any tensor of floats.
 void launch_conv_spade(const char* op, const ConvSpadeSteps& steps, const Activation& x, const Tensor& weight,

@@ -90,7 +90,8 @@ inline SpadeCall spade_call(const char* op, const Tensor& actv_tensor, const Ten
                             const Tensor& out_tensor) {
   const Activation actv = activation(op, "actv", actv_tensor), x = activation(op, "x", x_tensor);
   const Activation out = activation(op, "out", out_tensor);
-  const ConvShape shape = conv_shape(op, actv, weight, out.height == actv.height ? Grid::kSame : Grid::kFromClasses);
+  const Grid grid = out.height == actv.height ? Grid::kSame : Grid::kFromClasses;
+  const ConvShape shape = is_winograd(weight) ? winograd_shape(op, actv, weight) : conv_shape(op, actv, weight, grid);
   const int shift = x.height == out.height && x.width == out.width ? 0 : 1;
   STD_TORCH_CHECK(actv_tensor.dim() == 4 && out.written_by(shape) && x.batch == out.batch &&
                       x.height << shift == out.height && x.width << shift == out.width && x.depth == 1,

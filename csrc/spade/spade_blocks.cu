@@ -30,8 +30,9 @@ struct StackedTensors {
     const auto holds = [&](const Tensor& tensor, int64_t dims) {
       return tensor.dim() == dims && tensor.size(0) == steps && tensor.is_contiguous();
     };
-    STD_TORCH_CHECK(holds(weight, 5) && holds(bias, 2) && holds(spade_weight, 5) && holds(spade_bias, 2) && steps > 1,
-                    kOp, ": weights and biases must be contiguous and stacked, of the same two steps or more; got ",
+    const bool holds_spade = holds(spade_weight, 5) || holds(spade_weight, 4);  // of taps, or of products
+    STD_TORCH_CHECK(holds(weight, 5) && holds(bias, 2) && holds_spade && holds(spade_bias, 2) && steps > 1, kOp,
+                    ": weights and biases must be contiguous and stacked, of the same two steps or more; got ",
                     shape_string(weight), ", ", shape_string(bias), ", ", shape_string(spade_weight), " and ",
                     shape_string(spade_bias));
     return steps;
@@ -40,7 +41,7 @@ struct StackedTensors {
 
 std::tuple<Tensor, Tensor> one_by_one(const Tensor& x, const Tensor& dx, const Tensor& actv,
                                       const StackedTensors& stacked, double negative_slope) {
-  const int64_t count = stacked.weight.size(0), hidden = stacked.spade_weight.size(4);
+  const int64_t count = stacked.weight.size(0), hidden = actv.size(3) / count;
   Tensor y = x, out = dx, all = actv;
   for (int64_t i = 0; i < count; ++i) {
     const StepTensors step = stacked.of(i);
@@ -64,10 +65,9 @@ std::tuple<Tensor, Tensor> spade_blocks_cuda(const Tensor& x_tensor, const Tenso
   const int64_t count = stacked.count();
   const Activation x = activation(kOp, "x", x_tensor), dx = activation(kOp, "dx", dx_tensor);
   Activation actv = activation(kOp, "actv", actv_tensor);
-  STD_TORCH_CHECK(x.channels == weight.size(4) && actv.channels == count * spade_weight.size(4), kOp,
-                  ": x must have the channels of weight, and actv those of all of spade_weight's steps; got ",
-                  shape_string(x_tensor), ", ", shape_string(actv_tensor), ", ", shape_string(weight), " and ",
-                  shape_string(spade_weight));
+  STD_TORCH_CHECK(x.channels == weight.size(1) && actv.channels % count == 0, kOp,
+                  ": x must have the outputs of weight, and actv channels for each of ", count, " steps; got ",
+                  shape_string(x_tensor), " and ", shape_string(actv_tensor));
   actv.channels /= static_cast<int>(count);
   const torch::stable::accelerator::DeviceGuard guard(x_tensor.get_device_index());
   const StepTensors first = stacked.of(0);
@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor> spade_blocks_cuda(const Tensor& x_tensor, const Tenso
   const Activation answer = activation(kOp, "out", out);
   ConvSpadeSteps steps = conv_spade_steps(kOp, dx, first.weight, first.bias, actv, first.spade_weight, first.spade_bias,
                                           negative_slope, answer);
-  if (!runs_as_one(steps.conv)) {
+  if (!runs_as_one(steps)) {
     return one_by_one(x_tensor, dx_tensor, actv_tensor, stacked, negative_slope);
   }
   steps.count = static_cast<int>(count);

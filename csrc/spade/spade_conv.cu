@@ -15,59 +15,12 @@
 
 namespace lpkernels {
 
-struct GammaAlone {
-  using Params = SpadeParams;
-  using Row = SpadeRow;
-  static constexpr bool kReads = true;
-  static constexpr int kValues = 3;  // bias, mean, reciprocal deviation
-
-  template <class Config>
-  static constexpr size_t own_bytes() {
-    return 0;
-  }
-
-  __device__ static void values(const Params& params, const ConvShape&, const ConvBlock& block, int channel,
-                                float (&values)[kValues]) {
-    const float2 stats = stats_of(params, block, channel);
-    values[0] = __ldg(params.bias + channel);
-    values[1] = stats.x;
-    values[2] = stats.y;
-  }
-
-  __device__ static Row row(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
-    return {params, shape, block, at};
-  }
-
-  __device__ static const __half* address(const Params&, const Row& row) { return row.x; }
-
-  template <int Width>
-  __device__ static void apply(const Params& params, const Row&, const float (&values)[kValues][Width],
-                               const HalfBits<Width>& read, float (&gamma1)[Width]) {
-    CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < Width; ++i) {
-      gamma1[i] += values[0][i];
-    }
-    constexpr float kNone[Width] = {};
-    modulate(params, read, values[1], values[2], gamma1, kNone);
-  }
-
-  template <int Width>
-  __device__ static void store(const Params&, const ConvShape&, const Row& row, int channel, const float (&v)[Width]) {
-    store_vector(row.out + channel, v);
-  }
-
-  template <class Config, int Width, class Accumulator>
-  __device__ static void finish(const Params&, const ConvShape&, const ConvBlock&, const Accumulator&, int,
-                                unsigned char*) {}
-};
-
 namespace {
 
 using Wide = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/256, /*Stages=*/4>>;
 using Tall = BoxLoop<ConvConfig</*BlockM=*/256, /*BlockN=*/128, /*Stages=*/4>>;
 // 2 rows of 64 pixels: a box of actv serves three taps.
 using WideHalo = HaloLoop</*TileH=*/2, /*TileW=*/64, /*BlockN=*/256, /*TapsH=*/3, /*XStages=*/2, /*WeightStages=*/4>;
-using GammaEpilogue = PixelEpilogue<GammaAlone, 8>;
 
 template <class Epilogue>
 void launch(const Activation& actv, const Tensor& weight, ConvShape shape, const SpadeParams& params,
@@ -76,7 +29,9 @@ void launch(const Activation& actv, const Tensor& weight, ConvShape shape, const
   // Its larger boxes come later: worth it where a block has several tiles.
   const bool rows = shape.grid == Grid::kSame && shape.height % 2 == 0 && shape.width % 64 == 0 &&
                     int64_t{shape.batch} * shape.height * shape.width / 128 * shape.outputs / 256 > multiprocessors();
-  if (shape.outputs % 256 == 0 && rows) {
+  if (is_winograd(weight)) {
+    launch_spade_conv_winograd(Epilogue{}, actv, weight, shape, params, stream);
+  } else if (shape.outputs % 256 == 0 && rows) {
     launch_conv<WideHalo, Epilogue>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);
   } else if (shape.outputs % 256 == 0) {
     launch_conv<Wide, Epilogue>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);

@@ -56,7 +56,7 @@ struct GammaBeta {
     Ahead<Config> ahead{};
     CUTLASS_PRAGMA_UNROLL
     for (int r = 0; r < rows<Config>(); ++r) {
-      const Pixel at = pixel_at(shape, block, F::row(thread, r / 2, r % 2));
+      const Pixel at = pixel_at(shape, block, Config::row(thread, r / 2, r % 2));
       const SpadeRow row(params, shape, block, at);
       CUTLASS_PRAGMA_UNROLL
       for (int pair = 0; pair < pairs<Config>(); ++pair) {
@@ -92,7 +92,7 @@ struct GammaBeta {
     bool inside[rows<Config>()];
     CUTLASS_PRAGMA_UNROLL
     for (int r = 0; r < rows<Config>(); ++r) {
-      const Pixel at = pixel_at(shape, block, F::row(thread, r / 2, r % 2));
+      const Pixel at = pixel_at(shape, block, Config::row(thread, r / 2, r % 2));
       row[r] = SpadeRow(params, shape, block, at);
       inside[r] = hopper::inside(shape, at);
     }
@@ -120,6 +120,61 @@ struct GammaBeta {
     }
   }
 };
+
+// Gamma alone: out = act((x - mean) * rstd * (gamma1 + bias)).
+struct GammaAlone {
+  using Params = SpadeParams;
+  using Row = SpadeRow;
+  static constexpr bool kReads = true;
+  static constexpr int kValues = 3;  // bias, mean, reciprocal deviation
+
+  template <class Config>
+  static constexpr size_t own_bytes() {
+    return 0;
+  }
+
+  __device__ static void values(const Params& params, const ConvShape&, const ConvBlock& block, int channel,
+                                float (&values)[kValues]) {
+    const float2 stats = stats_of(params, block, channel);
+    values[0] = __ldg(params.bias + channel);
+    values[1] = stats.x;
+    values[2] = stats.y;
+  }
+
+  __device__ static Row row(const Params& params, const ConvShape& shape, const ConvBlock& block, const Pixel& at) {
+    return {params, shape, block, at};
+  }
+
+  __device__ static const __half* address(const Params&, const Row& row) { return row.x; }
+
+  template <int Width>
+  __device__ static void apply(const Params& params, const Row&, const float (&values)[kValues][Width],
+                               const HalfBits<Width>& read, float (&gamma1)[Width]) {
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < Width; ++i) {
+      gamma1[i] += values[0][i];
+    }
+    constexpr float kNone[Width] = {};
+    modulate(params, read, values[1], values[2], gamma1, kNone);
+  }
+
+  template <int Width>
+  __device__ static void store(const Params&, const ConvShape&, const Row& row, int channel, const float (&v)[Width]) {
+    store_vector(row.out + channel, v);
+  }
+
+  template <class Config, int Width, class Accumulator>
+  __device__ static void finish(const Params&, const ConvShape&, const ConvBlock&, const Accumulator&, int,
+                                unsigned char*) {}
+};
+
+using GammaEpilogue = PixelEpilogue<GammaAlone, 8>;
+
+// spade_conv_winograd.cu
+void launch_spade_conv_winograd(GammaBeta, const Activation& actv, const Tensor& weight, ConvShape shape,
+                                const SpadeParams& params, cudaStream_t stream);
+void launch_spade_conv_winograd(GammaEpilogue, const Activation& actv, const Tensor& weight, ConvShape shape,
+                                const SpadeParams& params, cudaStream_t stream);
 
 void spade_conv_cuda(const Tensor& actv, const Tensor& weight, const Tensor& bias, const Tensor& x, const Tensor& stats,
                      double negative_slope, const Tensor& out);

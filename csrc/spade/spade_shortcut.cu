@@ -221,6 +221,7 @@ using Loop = BoxLoop<ConvConfig</*BlockM=*/128, /*BlockN=*/Shortcut::kChannels +
 void spade_shortcut_cuda(const Tensor& actv_tensor, const Tensor& weight, const Tensor& bias, const Tensor& shortcut,
                          const Tensor& x_tensor, const Tensor& stats, const Tensor& out_tensor) {
   constexpr int kChannels = Shortcut::kChannels, kOutputs = Shortcut::kOutputs;
+  STD_TORCH_CHECK(!is_winograd(weight), "spade_shortcut: weight must be one of taps, got ", shape_string(weight));
   const SpadeCall call = spade_call("spade_shortcut", actv_tensor, weight, bias, x_tensor, stats, 1., out_tensor);
   STD_TORCH_CHECK(call.x.channels == kChannels && call.out.channels == kOutputs &&
                       call.shape.outputs == kChannels + kOutputs && call.actv.channels % kBoxChannels == 0,

@@ -1,0 +1,138 @@
+// What the main loops of products that two rows of y share (winograd.h) have in common: their boxes, and where a
+// thread's sums lie.
+//
+// A block's tile is 4 rows of 64 pixels; one TMA box brings 64 channels of them with their halo, once for the nine taps
+// of a depth. Weights come tile by tile in the order of their use.
+#pragma once
+
+#include "hopper/half_matrices.cuh"
+#include "hopper/products.cuh"
+#include "hopper/winograd.h"
+
+namespace lpkernels::hopper {
+
+// Channels_: as of ConvConfig; where it is 0, x must have a multiple of 64.
+template <int BlockN_, int Stages_, int Channels_ = 0>
+struct WinogradConfig : ConvConfig<kWinogradTileH * kWinogradTileW, BlockN_, Stages_, Channels_> {
+  using Base = ConvConfig<kWinogradTileH * kWinogradTileW, BlockN_, Stages_, Channels_>;
+  static constexpr bool kRowPairs = true;
+  using Element = typename Base::Element;
+  using Mma = decltype(cute::make_tiled_mma(
+      cute::GMMA::rs_op_selector<Element, Element, float,
+                                 cute::Shape<cute::_128, cute::Int<BlockN_>, cute::Int<Base::BlockK>>,
+                                 cute::GMMA::Major::K, cute::GMMA::Major::K>(),
+      cute::Layout<cute::Shape<cute::_2, cute::_1, cute::_1>>{}));
+  using Sum = decltype(cute::partition_fragment_C(Mma{}, cute::Shape<cute::_128, cute::Int<BlockN_>>{}));
+  using WeightLayout =
+      decltype(cute::tile_to_shape(cute::GMMA::Layout_K_SW128_Atom<Element>{},
+                                   cute::Shape<cute::Int<BlockN_>, cute::Int<Base::BlockK>, cute::Int<Stages_>>{}));
+
+  // Of the two rows of a warpgroup: row winograd_row(warpgroup, i) is sums[i].
+  struct Accumulator {
+    Sum sums[2];
+
+    __device__ float& operator()(int i) { return sums[i / (BlockN_ / 2)](i % (BlockN_ / 2)); }
+    __device__ const float& operator()(int i) const { return sums[i / (BlockN_ / 2)](i % (BlockN_ / 2)); }
+  };
+
+  // The tile's pixel that row lane / 4 + 8 s of a thread's sum has.
+  static LPKERNELS_HOST_DEVICE int row(int thread, int sum, int s) {
+    return winograd_row(thread / 128, sum) * kWinogradTileW + thread % 128 / 32 * 16 + thread % 32 / 4 + 8 * s;
+  }
+};
+
+// Together: whether the products of both kinds are made together (winograd.h).
+template <class Config_, bool Together>
+struct WinogradBoxes {
+  using Config = Config_;
+  using Element = typename Config::Element;
+  static constexpr int kTapsH = kWinogradTaps, kXStages = 2;
+  static constexpr int kBoxBytes = kWinogradBoxH * kWinogradRowBytes;
+  static constexpr int kTileBytes = Config::BlockN * Config::BlockK * sizeof(Element);
+
+  struct Storage {
+    alignas(1024) unsigned char x[kXStages][kBoxBytes];
+    alignas(1024) Element weight[Config::Stages][Config::BlockN * Config::BlockK];
+    RingBarriers<kXStages, 1, 8> x_ring;
+    RingBarriers<Config::Stages, 1> ring;
+
+    __device__ void init() {
+      x_ring.init();
+      ring.init();
+    }
+  };
+
+  struct Cursors {
+    StageCursor<kXStages> x;
+    StageCursor<Config::Stages> weight;
+  };
+
+  // Elements of an output's weight.
+  static LPKERNELS_HOST_DEVICE int weight_row(const ConvShape& shape) {
+    return shape.taps_d * winograd_depth_tiles(shape.channels, Together) * Config::BlockK;
+  }
+
+  static void set_tile(ConvShape& shape) { set_winograd_tile(shape); }
+  static TensorBox x_box(int64_t pixel_stride, const ConvShape& shape) { return winograd_box(pixel_stride, shape); }
+  static TensorBox weight_box(const ConvShape& shape) { return rows_box(weight_row(shape), shape, Config::BlockN); }
+
+  // Memory is Storage, or has what that has elsewhere.
+  template <class Memory>
+  __device__ static void load_pixels(const CUtensorMap& map, const ConvShape& shape, Memory& storage,
+                                     const ConvBlock& block, Cursors& cursors) {
+    const PixelOrigin origin(shape, block);
+    auto& at = cursors.x;
+    for (int d = 0; d < shape.taps_d; ++d) {
+      for (int box = 0; box < shape.boxes(); ++box) {
+        uint64_t* full = storage.x_ring.begin_fill(at.stage, at.phase, kBoxBytes);
+        load_box(map, full, storage.x[at.stage], origin.at(KStep{.box = box, .d = d, .h = 0, .w = 0}));
+        at.advance();
+      }
+    }
+  }
+
+  template <class Memory>
+  __device__ static void load_weights(const CUtensorMap& map, const ConvShape& shape, Memory& storage,
+                                      const ConvBlock& block, Cursors& cursors) {
+    const int row = shape.permuted ? block.weight_row / shape.group : block.weight_row;
+    const int end = weight_row(shape);
+    auto& at = cursors.weight;
+    for (int k = 0; k < end; k += Config::BlockK) {
+      uint64_t* full = storage.ring.begin_fill(at.stage, at.phase, kTileBytes);
+      load_box(map, full, storage.weight[at.stage],
+               shape.permuted ? std::array<int, 5>{k, 0, 0, 0, row} : std::array<int, 5>{k, row, 0, 0, 0});
+      at.advance();
+    }
+  }
+};
+
+// What Count products multiply: 16 pixels by 16 channels of a warp for each.
+template <class Element, int Count>
+struct WinogradOperands {
+  using Fragment = decltype(cute::make_tensor<Element>(
+      cute::Shape<cute::Shape<cute::_2, cute::_2, cute::_2>, cute::_1, cute::_1>{}));
+  Fragment of[Count];
+
+  __device__ uint32_t& word(int i, int at) { return reinterpret_cast<uint32_t*>(of[i].data())[at]; }
+
+  __device__ __forceinline__ void fence() {
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < Count; ++i) {
+      cute::warpgroup_fence_operand(of[i]);
+    }
+  }
+};
+
+// What a lane loads of a 16 x 16 matrix, for each tap in w: an offset from a row of the box.
+struct WinogradChunks {
+  uint32_t of[kWinogradTaps];
+
+  __device__ __forceinline__ explicit WinogradChunks(int thread) {
+    CUTLASS_PRAGMA_UNROLL
+    for (int kw = 0; kw < kWinogradTaps; ++kw) {
+      of[kw] = winograd_chunk(thread % 128 / 32 * 16 + thread % 16 + kw, thread % 32 / 16);
+    }
+  }
+};
+
+}  // namespace lpkernels::hopper

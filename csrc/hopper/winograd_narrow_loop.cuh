@@ -1,0 +1,181 @@
+// The main loop of products that two neighbouring rows of y share along h (winograd.h), for tiles of 64 outputs: all
+// four sums of a warpgroup's two rows are in registers, and x is read once for products of both kinds.
+//
+// A warp makes the sums and differences of x of its 16 pixels in registers while the products before are made, four
+// products a group. Bound by shared memory: four products of 64x64x16 in both warpgroups, 256 cycles, read 16 KB of
+// weights and as much of x, and 12 KB of boxes are written for them, 355 cycles; without shared products they would be
+// 384, and 448 of shared memory.
+#pragma once
+
+#include "hopper/winograd_boxes.cuh"
+
+namespace lpkernels::hopper {
+
+template <int BlockN_, int Stages_, int Channels_ = 0>
+struct WinogradNarrowLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_>, /*Together=*/true> {
+  using Config = WinogradConfig<BlockN_, Stages_, Channels_>;
+  using Boxes = WinogradBoxes<Config, /*Together=*/true>;
+  using Cursors = typename Boxes::Cursors;
+
+  // Inlined, for at a call ptxas would wait for every wgmma.
+  template <class Memory>
+  __device__ __forceinline__ static void consume(const ConvShape& shape, Memory& storage, const ConvBlock&, int thread,
+                                                 typename Config::Accumulator& acc, Cursors& cursors) {
+    Walk<Memory> walk(storage, thread, cursors);
+    walk.begin();
+    if constexpr (Config::TailSteps == 0) {
+      walk.boxes(shape.taps_d * shape.boxes());
+    } else {
+      walk.depths(shape.taps_d);
+    }
+    walk.end(acc);
+  }
+
+ private:
+  static constexpr int kProducts = 4;
+  using Operands = WinogradOperands<typename Config::Element, kProducts>;
+
+  // A thread's way through the boxes.
+  template <class Memory>
+  struct Walk {
+    Memory& storage;
+    Cursors& cursors;
+    const int thread;
+    const WinogradChunks chunks;
+    typename Config::Mma mma;
+    typename Config::Sum sums[kProducts];  // of each product
+    Operands x[2];                         // of the group whose products are made, and of the next
+    uint32_t box;                          // with the first row of this warpgroup
+    int read = -1;                         // the stage of the tile that was multiplied with last
+
+    __device__ __forceinline__ Walk(Memory& storage, int thread, Cursors& cursors)
+        : storage(storage), cursors(cursors), thread(thread), chunks(thread) {}
+
+    __device__ __forceinline__ void begin() {
+      mma.accumulate_ = cute::GMMA::ScaleOut::One;
+      CUTLASS_PRAGMA_UNROLL
+      for (auto& sum : sums) {
+        cute::clear(sum);
+      }
+      fence_sums();
+    }
+
+    // Any number of boxes of four slices.
+    __device__ __forceinline__ void boxes(int left) {
+      CUTLASS_PRAGMA_NO_UNROLL
+      do {
+        step<4>();
+      } while (--left > 0);
+    }
+
+    // The boxes of each depth, the last of which has fewer slices.
+    __device__ __forceinline__ void depths(int left) {
+      CUTLASS_PRAGMA_NO_UNROLL
+      do {
+        depth(std::make_index_sequence<Config::FullBoxes>());
+      } while (--left > 0);
+    }
+
+    __device__ __forceinline__ void end(typename Config::Accumulator& acc) {
+      wait_for_all();
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < cute::size(sums[0]); ++i) {
+        acc.sums[0](i) = sums[0](i) + (sums[2](i) + sums[3](i));
+        acc.sums[1](i) = sums[1](i) + (sums[2](i) - sums[3](i));
+      }
+    }
+
+   private:
+    template <size_t... Box>
+    __device__ __forceinline__ void depth(std::index_sequence<Box...>) {
+      ((static_cast<void>(Box), step<4>()), ...);
+      step<Config::TailSteps>();
+      if constexpr (winograd_groups(Config::TailSteps) % 2 != 0) {
+        wait_for_all();  // the next box begins with the operands that its last group has
+      }
+    }
+
+    template <int Slices>
+    __device__ __forceinline__ void step() {
+      storage.x_ring.wait_full(cursors.x.stage, cursors.x.phase);
+      box = cute::cast_smem_ptr_to_uint(storage.x[cursors.x.stage]) + winograd_row(thread / 128, 0) * kWinogradRowBytes;
+      load<Slices, 0>(x[0]);
+      products<Slices>(std::make_index_sequence<winograd_groups(Slices)>());
+      storage.x_ring.release(cursors.x.stage);
+      cursors.x.advance();
+    }
+
+    template <int Slices, size_t... I>
+    __device__ __forceinline__ void products(std::index_sequence<I...>) {
+      (multiply<Slices, static_cast<int>(I)>(), ...);
+    }
+
+    // Issues the products of a group and loads the next, while those before it end.
+    template <int Slices, int I>
+    __device__ __forceinline__ void multiply() {
+      auto& weight = cursors.weight;
+      storage.ring.wait_full(weight.stage, weight.phase);
+      issue(x[I % 2]);
+      cute::warpgroup_wait<1>();
+      x[1 - I % 2].fence();
+      release_tile();
+      read = weight.stage;
+      weight.advance();
+      if constexpr (I + 1 < winograd_groups(Slices)) {
+        load<Slices, I + 1>(x[1 - I % 2]);
+      }
+    }
+
+    __device__ __forceinline__ void issue(Operands& from) {
+      using namespace cute;
+      const auto weight = make_tensor(make_smem_ptr(&storage.weight[0][0]), typename Config::WeightLayout{});
+      const auto fragment = mma.get_thread_slice(thread).partition_fragment_B(weight);
+      from.fence();
+      warpgroup_arrive();
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < kProducts; ++i) {
+        cute::gemm(mma, from.of[i](_, _, 0), fragment(_, _, i, cursors.weight.stage), sums[i]);
+      }
+      warpgroup_commit_batch();
+    }
+
+    template <int Slices, int I>
+    __device__ __forceinline__ void load(Operands& to) {
+      MatrixWords u[4];
+      CUTLASS_PRAGMA_UNROLL
+      for (int row = 0; row < 4; ++row) {
+        load_matrix(u[row], box + winograd_place(chunks.of[I / Slices], I % Slices, row));
+      }
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        to.word(0, i) = difference_of_halves(u[0][i], u[2][i]);
+        to.word(1, i) = difference_of_halves(u[3][i], u[1][i]);
+        to.word(2, i) = sum_of_halves(u[1][i], u[2][i]);
+        to.word(3, i) = difference_of_halves(u[2][i], u[1][i]);
+      }
+    }
+
+    __device__ __forceinline__ void wait_for_all() {
+      cute::warpgroup_wait<0>();
+      fence_sums();
+      release_tile();
+      read = -1;
+    }
+
+    // The place of the tile that was multiplied with last, once its products are done.
+    __device__ __forceinline__ void release_tile() {
+      if (read >= 0) {
+        storage.ring.release(read);
+      }
+    }
+
+    __device__ __forceinline__ void fence_sums() {
+      CUTLASS_PRAGMA_UNROLL
+      for (auto& sum : sums) {
+        cute::warpgroup_fence_operand(sum);
+      }
+    }
+  };
+};
+
+}  // namespace lpkernels::hopper
