@@ -78,7 +78,7 @@ class ConvAct(WeightedLayer):
     def new_stats(self, x: Tensor) -> Tensor:
         """Room for the statistics of this layer's answer to ``x``: (B, O, 2), or in parts (``ops.stat_parts``)."""
         outputs = self.bias.shape[0]
-        parts = ops.stat_parts(x, outputs, _winograd.is_tiles(self.weight))
+        parts = ops.stat_parts(x, outputs, _winograd.is_tiles(self.weight.shape))
         shape = (outputs, 2) if parts is None else (parts, outputs, 2)
         return torch.empty(x.shape[0], *shape, dtype=self.bias.dtype, device=x.device)
 
@@ -144,17 +144,21 @@ class SpadeConv(WeightedLayer):
 
 
 class ConvSpade(WeightedLayer):
-    """conv, bias, residual, then SPADE with its gamma and beta convs and LeakyReLU (``ops.conv_spade``)."""
+    """conv, bias, residual, then SPADE with its gamma and beta convs and LeakyReLU (``ops.conv_spade``).
+
+    Here and in ``SpadeBlocks`` neighbouring rows share products wherever the op has a kernel for them: it pays.
+    """
 
     op = "conv_spade"
 
     def __init__(self, conv: Conv, gamma: Conv, beta: Conv, negative_slope: float, dtype: torch.dtype) -> None:
-        super().__init__(channels_last(conv[0]), conv[1], dtype)
-        weight, bias = ops.pack_spade_weight(*gamma, *beta)
+        spade_weight, spade_bias = ops.pack_spade_weight(*gamma, *beta)
+        weight, spade_weight = _winograd_weights(self.op, channels_last(conv[0]), spade_weight, dtype)
+        super().__init__(weight, conv[1], dtype)
         self.spade_weight: Tensor
         self.spade_bias: Tensor
-        self.register_buffer("spade_weight", weight.to(dtype))
-        self.register_buffer("spade_bias", bias.to(self.bias.dtype))
+        self.register_buffer("spade_weight", spade_weight.to(dtype))
+        self.register_buffer("spade_bias", spade_bias.to(self.bias.dtype))
         self.negative_slope = negative_slope
 
     def arguments(
@@ -179,8 +183,9 @@ class SpadeBlocks(WeightedLayer):
     def __init__(self, steps: Iterable[tuple[Conv, Conv, Conv]], negative_slope: float, dtype: torch.dtype) -> None:
         packed = []
         for conv, gamma, beta in steps:
-            weight, bias = ops.pack_spade_weight(*gamma, *beta)
-            packed.append((channels_last(conv[0]).to(dtype), conv[1], weight.to(dtype), bias))
+            spade_weight, spade_bias = ops.pack_spade_weight(*gamma, *beta)
+            weight, spade_weight = _winograd_weights(self.op, channels_last(conv[0]), spade_weight, dtype)
+            packed.append((weight.to(dtype), conv[1], spade_weight.to(dtype), spade_bias))
         weight, bias, spade_weight, spade_bias = map(torch.stack, zip(*packed, strict=True))
         super().__init__(weight, bias, dtype)
         self.spade_weight: Tensor
@@ -291,4 +296,12 @@ def _winograd_weight(op: str, packed: Tensor, dtype: torch.dtype) -> Tensor:
     outputs, *taps, channels = packed.shape
     depth = taps[0] if len(taps) == 3 else 1
     taken = ops.takes_winograd(op, packed.device.type, dtype, channels, outputs, depth)
-    return ops.pack_winograd_weight(packed) if taken else packed
+    return ops.pack_winograd_weight(packed, ops.packs_together(op, outputs)) if taken else packed
+
+
+def _winograd_weights(op: str, packed: Tensor, spade: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The same of a convolution and the SPADE behind it: both weights have that form, or neither."""
+    outputs, *_, channels = packed.shape
+    if not ops.takes_winograd(op, packed.device.type, dtype, channels, outputs, hidden=spade.shape[-1]):
+        return packed, spade
+    return ops.pack_winograd_weight(packed, ops.packs_together(op, outputs)), ops.pack_winograd_weight(spade)

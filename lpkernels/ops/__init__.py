@@ -6,7 +6,7 @@ these ops has just written is no weight; wait for the stream in between (``torch
 
 from lpkernels.ops._conv import pack_class_weight
 from lpkernels.ops._op import Backend, Choice, Op, registry, requested_backends, use_backend
-from lpkernels.ops._winograd_weight import pack_winograd_weight, takes_winograd
+from lpkernels.ops._winograd_weight import pack_winograd_weight, packs_together, takes_winograd
 from lpkernels.ops.conv_act import conv_act, pack_conv_weight, stat_parts
 from lpkernels.ops.conv_img import conv_img
 from lpkernels.ops.conv_pool import conv_pool
@@ -73,6 +73,7 @@ __all__ = [
     "pack_upsample_products",
     "pack_upsample_weight",
     "pack_winograd_weight",
+    "packs_together",
     "padded_channels",
     "pairs_rows",
     "paste_back",

@@ -71,26 +71,46 @@ def weight(name: str, tensor: object, like: Tensor, dims: Sequence[int | str]) -
     return checked
 
 
-def taps_or_winograd(tensor: object, like: Tensor, outputs: str, taps: Sequence[int | str], channels: int) -> bool:
-    """Check "weight" as ``weight`` does: (``outputs``, *``taps``, channels), or the tiles that are made of such a one.
+def taps_or_winograd(
+    name: str,
+    tensor: object,
+    like: Tensor,
+    rows: Sequence[int | str],
+    taps: Sequence[int | str],
+    channels: int,
+    together: Sequence[bool],
+) -> bool:
+    """Check ``tensor`` as ``weight`` does: (*``rows``, *``taps``, channels), or the tiles that are made of such a one.
 
-    Returns whether it is the latter (``pack_winograd_weight``).
+    ``rows`` are its outputs, perhaps behind steps; ``together`` the arrangements that the op takes. Returns whether it
+    has tiles (``pack_winograd_weight``).
 
     Raises:
-        ValueError: it has neither shape.
+        ValueError: it has none of these shapes.
     """
-    checked, dims = _checks.is_tensor("weight", tensor), (outputs, *taps, channels)
-    if not _winograd.is_tiles(checked) or channels % _winograd.SLICE:
-        weight("weight", checked, like, dims)
+    checked, dims = _checks.is_tensor(name, tensor), (*rows, *taps, channels)
+    stacked = len(rows) - 1
+    if not _winograd.is_tiles(checked.shape[stacked:]) or channels % _winograd.SLICE:
+        weight(name, checked, like, dims)
         return False
-    row = (_winograd.count(channels, depth=_winograd.TAPS if len(taps) == 3 else 1), _winograd.STEP_CHANNELS)
-    if tuple(checked.shape[1:]) != row:
-        forms = (f"({', '.join(str(size) for size in form)})" for form in (dims, (outputs, *row)))
+    depth = _winograd.TAPS if len(taps) == 3 else 1
+    made = [_winograd.row(channels, depth, arrangement) for arrangement in together]
+    found = tuple(checked.shape[stacked + 1 :])
+    if found not in made:
+        taken = " or ".join(_shown((*rows, *row)) for row in made)
         raise ValueError(
-            f"weight must have shape {' or, of pack_winograd_weight, '.join(forms)}, got {tuple(checked.shape)}"
+            f"{name} must have shape {_shown(dims)} or, of pack_winograd_weight, {taken}, got {tuple(checked.shape)}"
         )
-    weight("weight", checked, like, (outputs, *row))
+    weight(name, checked, like, (*rows, *found))
     return True
+
+
+def forms_differ(first: Tensor, spade: Tensor) -> ValueError:
+    """The error of two weights of which one alone is ``pack_winograd_weight``'s."""
+    return ValueError(
+        "weight and spade_weight must both have taps or both be of pack_winograd_weight, "
+        f"got {tuple(first.shape)} and {tuple(spade.shape)}"
+    )
 
 
 def float32(name: str, tensor: object, like: Tensor, dims: Sequence[int | str]) -> Tensor:
@@ -222,12 +242,16 @@ def triton_refuses(signature: Signature) -> str | None:
 def taps_only(signature: Signature) -> str | None:
     """Why a backend that multiplies taps cannot take a call whose first tensors are x and weight."""
     _, (weight_shape, _), *_ = signature
-    return WINOGRAD_REFUSED if len(weight_shape) == 3 else None
+    return WINOGRAD_REFUSED if _winograd.is_tiles(weight_shape) else None
 
 
 def spatial_dims(like: Tensor) -> tuple[str, ...]:
     """Names of the axes between batch and channels, for messages."""
     return ("D", "H", "W") if like.dim() == 5 else ("H", "W")
+
+
+def _shown(dims: Sequence[int | str]) -> str:
+    return f"({', '.join(str(size) for size in dims)})"
 
 
 def _contiguous(name: str, tensor: Tensor) -> None:

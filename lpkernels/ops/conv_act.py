@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpkernels import _checks, ref
+from lpkernels import _checks, _winograd, ref
 from lpkernels.ops import _conv
 from lpkernels.ops._op import Backend, Op, Signature, native, reference, triton_kernel
 
@@ -89,25 +89,26 @@ def _written(compute: Callable[[Tensor], torch.dtype]) -> Callable[..., None]:
 
 def _hopper_refuses(signature: Signature) -> str | None:
     (x_shape, dtype), (weight_shape, _), ((outputs,), _), *_ = signature
-    winograd = len(weight_shape) == 3
+    winograd = _winograd.is_tiles(weight_shape)
     last, last_dtype = signature[-1]
     if last_dtype == torch.float32 and len(last) == 4 and last[1] != (tiles := _tiles(x_shape, outputs, winograd)):
         return f"leaves statistics in as many parts as it has tiles, here {tiles}; got {last[1]}"
     if winograd:
-        return _winograd_refused(x_shape, dtype, outputs)
+        return _winograd_refused(x_shape, dtype, outputs, _winograd.is_together(weight_shape))
     if (x_shape[-1], outputs, dtype) == (144, 144, torch.float16):
         return None  # the hourglass's last convolution has a tile of its own
     return _conv.hopper_refuses(signature)
 
 
-def _winograd_refused(x_shape: tuple[int, ...], dtype: torch.dtype, outputs: int) -> str | None:
+def _winograd_refused(x_shape: tuple[int, ...], dtype: torch.dtype, outputs: int, together: bool) -> str | None:
     channels = x_shape[-1]
-    hourglass = (len(x_shape), channels, outputs) == (5, 144, 144)
-    if dtype == torch.float16 and (hourglass or (channels % 64 == 0 and outputs % 64 == 0)):
+    hourglass = (len(x_shape), channels, outputs) == (5, 144, 144) and not together
+    if dtype == torch.float16 and (hourglass or (channels % 64 == 0 and outputs % (64 if together else 128) == 0)):
         return None
     return (
-        "takes a weight of pack_winograd_weight in float16, for channels and outputs in multiples of 64, "
-        f"or 144 of both in a volume; got {dtype}, {channels}, {outputs}"
+        "takes a weight of pack_winograd_weight in float16, for channels in multiples of 64 and outputs of 64 "
+        "(together) or 128 (kind by kind), or kind by kind for 144 of both in a volume; "
+        f"got {dtype}, {channels}, {outputs}, {'together' if together else 'kind by kind'}"
     )
 
 
@@ -147,8 +148,8 @@ def conv_act(
         x: (B, H, W, C) or (B, D, H, W, C), channels-last (slices of a wider buffer too), float16, bfloat16 or float32;
             or the classes (B, 3h, 3w, C) of a picture H, W = 4h, 4w (``upsample_conv``).
         weight: (O, taps..., C), 1 or 3 taps an axis, the dtype of ``x``: ``pack_conv_weight``; for classes
-            (16 O, 3, 3, C), ``pack_class_weight`` of it. Or (O, T, 64), ``pack_winograd_weight`` of it: sums of two
-            neighbouring rows of ``x`` must then stay finite in float16.
+            (16 O, 3, 3, C), ``pack_class_weight`` of it. Or ``pack_winograd_weight`` of it, in either arrangement:
+            sums of two neighbouring rows of ``x`` must then stay finite in float16.
         bias: (O,), float32.
         negative_slope: 1 for no activation, 0 for ReLU.
         residual: the shape of the answer, or half its H and W (2D only: it is enlarged, nearest); the dtype of ``x``.
@@ -169,7 +170,7 @@ def conv_act(
     """
     _conv.activation("x", x)
     taps = [f"k{axis.lower()}" for axis in _conv.spatial_dims(x)]
-    winograd = _conv.taps_or_winograd(weight, x, "O", taps, x.shape[-1])
+    winograd = _conv.taps_or_winograd("weight", weight, x, ("O",), taps, x.shape[-1], together=(False, True))
     if not winograd and any(size not in (1, 3) for size in weight.shape[1:-1]):
         raise ValueError(f"weight must have 1 or 3 taps an axis, got {tuple(weight.shape)}")
     classes = not winograd and _conv.reads_classes("x", x, weight, bias)

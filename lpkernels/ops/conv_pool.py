@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpkernels import ref
+from lpkernels import _winograd, ref
 from lpkernels.ops import _conv
 from lpkernels.ops._op import Backend, Op, Signature, native, reference, triton_kernel
 
@@ -33,7 +33,7 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
 
 def _hopper_refuses(signature: Signature) -> str | None:
     ((*_, channels), dtype), (weight, _), ((outputs,), _), *_ = signature
-    if len(weight) != 3:
+    if not _winograd.is_tiles(weight):
         return _conv.hopper_refuses(signature)
     if dtype == torch.float16 and outputs == 64 and (channels == 112 or channels % 64 == 0):
         return None
@@ -62,8 +62,8 @@ def conv_pool(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None
 
     Args:
         x: (B, D, H, W, C), channels-last (slices of a wider buffer too), float16, bfloat16 or float32; H and W even.
-        weight: (O, 3, 3, 3, C), the dtype of ``x``: ``pack_conv_weight``. Or (O, T, 64), ``pack_winograd_weight`` of
-            it: sums of two neighbouring rows of ``x`` must then stay finite in float16.
+        weight: (O, 3, 3, 3, C), the dtype of ``x``: ``pack_conv_weight``. Or (O, T, 4, 16), ``pack_winograd_weight``
+            of it, together: sums of two neighbouring rows of ``x`` must then stay finite in float16.
         bias: (O,), float32.
         out: where to write y, channels-last, over none of the inputs; None: a new tensor.
 
@@ -80,7 +80,7 @@ def conv_pool(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None
     batch, depth, height, width, channels = x.shape
     if height % 2 or width % 2:
         raise ValueError(f"x must have an even H and W, got {tuple(x.shape)}")
-    _conv.taps_or_winograd(weight, x, "O", (3, 3, 3), channels)
+    _conv.taps_or_winograd("weight", weight, x, ("O",), (3, 3, 3), channels, together=(True,))
     outputs = weight.shape[0]
     _conv.float32("bias", bias, x, (outputs,))
     shape = (batch, depth, height // 2, width // 2, outputs)

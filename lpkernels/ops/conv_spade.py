@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpkernels import ref
+from lpkernels import _winograd, ref
 from lpkernels.ops import _conv
 from lpkernels.ops._op import Backend, Op, Signature, native, reference, triton_kernel
 from lpkernels.ops.spade_conv import TAPS
@@ -49,7 +49,19 @@ def _written(compute: Callable[[Tensor], torch.dtype]) -> Callable[..., None]:
 
 
 def _hopper_refuses(signature: Signature) -> str | None:
-    ((*_, channels), dtype), ((outputs, *_), _), _, ((*_, hidden), _), *_ = signature
+    ((*_, channels), dtype), (weight, _), _, ((*_, hidden), _), *_ = signature
+    return hopper_refuses(dtype, channels, weight[0], hidden, _winograd.is_together(weight))
+
+
+def hopper_refuses(dtype: torch.dtype, channels: int, outputs: int, hidden: int, winograd: bool) -> str | None:
+    """Why the Hopper kernels cannot take a convolution and the SPADE behind it, with such weights."""
+    if winograd:
+        if dtype == torch.float16 and not any(size % 64 for size in (channels, outputs, hidden)):
+            return None
+        return (
+            "takes weights of pack_winograd_weight in float16, for C, K and O in multiples of 64; "
+            f"got {dtype}, {channels}, {hidden}, {outputs}"
+        )
     if dtype != torch.float16 or channels % 16 or hidden % 64 or outputs % 32:
         return (
             f"made for float16, C in multiples of 16, K of 64 and O of 32; got {dtype}, {channels}, {hidden}, {outputs}"
@@ -63,8 +75,8 @@ _OP = Op(
     _fake,
     (
         native("conv_spade", "cuda", hopper=True, refuses=_hopper_refuses),
-        triton_kernel("conv_spade", _load),
-        Backend("torch", _conv.torch_why_not, _written(lambda x: x.dtype)),
+        triton_kernel("conv_spade", _load, refuses=_conv.taps_only),
+        Backend("torch", _conv.torch_why_not, _written(lambda x: x.dtype), _conv.taps_only),
         reference(_written(lambda x: torch.float32)),
     ),
 )
@@ -89,15 +101,17 @@ def conv_spade(
         out           = act((y - mean) * rstd * gamma1 + beta)     act(v) = v if v > 0 else negative_slope * v
 
     mean and rstd = 1 / sqrt(var + 1e-5) are those of each channel of y over the pixels of its image. It is ``conv_act``
-    and ``spade_conv`` behind it; on Hopper one kernel where the GPU holds all of its blocks at once and they keep it
-    busy: one for every 128 pixels by 128 outputs, W a multiple of 64.
+    and ``spade_conv`` behind it; on Hopper one kernel where the weights are of ``pack_winograd_weight``, the GPU holds
+    all of its blocks at once and they keep it busy: one for every 4 rows of 64 pixels by 64 outputs.
 
     Args:
         x: (B, H, W, C), channels-last (slices of a wider buffer too), float16, bfloat16 or float32.
-        weight: (O, 3, 3, C), the dtype of ``x``: ``pack_conv_weight``.
+        weight: (O, 3, 3, C), the dtype of ``x``: ``pack_conv_weight``. Or (O, T, 4, 16), ``pack_winograd_weight`` of
+            it, together: sums of two neighbouring rows of ``x``, and of ``actv``, must then stay finite in float16.
         bias: (O,), float32.
         actv: (B, H, W, K), channels-last, the dtype of ``x``.
-        spade_weight: (2O, 3, 3, K) of ``pack_spade_weight``, the dtype of ``x``.
+        spade_weight: (2O, 3, 3, K) of ``pack_spade_weight``, the dtype of ``x``. Or, where ``weight`` is of
+            ``pack_winograd_weight``, (2O, T, 64) of it, kind by kind.
         spade_bias: (2O,), float32, from the same function.
         negative_slope: 1 for no activation, 0 for ReLU.
         residual: (B, H, W, O), channels-last, the dtype of ``x``.
@@ -114,12 +128,15 @@ def conv_spade(
         RuntimeError: an input requires a gradient.
     """
     _conv.activation("x", x, 4)
-    _conv.weight("weight", weight, x, ("O", TAPS, TAPS, x.shape[-1]))
+    taps = TAPS, TAPS
+    winograd = _conv.taps_or_winograd("weight", weight, x, ("O",), taps, x.shape[-1], together=(True,))
     outputs = weight.shape[0]
     shape = (*x.shape[:3], outputs)
     _conv.float32("bias", bias, x, (outputs,))
     _conv.like_x("actv", actv, x, (*x.shape[:3], "K"))
-    _conv.weight("spade_weight", spade_weight, x, (2 * outputs, TAPS, TAPS, actv.shape[-1]))
+    rows, hidden = (2 * outputs,), actv.shape[-1]
+    if winograd != _conv.taps_or_winograd("spade_weight", spade_weight, x, rows, taps, hidden, together=(False,)):
+        raise _conv.forms_differ(weight, spade_weight)
     _conv.float32("spade_bias", spade_bias, x, (2 * outputs,))
     if residual is not None:
         _conv.like_x("residual", residual, x, shape)

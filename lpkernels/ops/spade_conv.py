@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpkernels import _checks, ref, rewrites
+from lpkernels import _checks, _winograd, ref, rewrites
 from lpkernels.ops import _conv
 from lpkernels.ops._op import Backend, Op, Signature, native, reference, triton_kernel
 from lpkernels.ops.conv_act import MOST_PARTS
@@ -89,7 +89,7 @@ def _hopper_refuses(signature: Signature) -> str | None:
         return (
             f"made for float16, K in multiples of 64 and channels in multiples of 32; got {dtype}, {inputs}, {channels}"
         )
-    if len(weight) == 3 and weight[0] % 128:
+    if _winograd.is_tiles(weight) and weight[0] % 128:
         return f"takes a weight of pack_winograd_weight with rows in multiples of 128, got {weight[0]}"
     return None
 
@@ -129,7 +129,8 @@ def spade_conv(
             float32; or the classes (B, 3h, 3w, K) of activations H, W = 4h, 4w (``upsample_conv``).
         weight: (2C, 3, 3, K) of ``pack_spade_weight``, or (C, 3, 3, K) of ``pack_gamma_weight``, then beta is zero;
             the dtype of ``x``. For classes 16 times as many rows: ``pack_class_weight`` of it. Or (2C or C, T, 64),
-            ``pack_winograd_weight`` of it: sums of two neighbouring rows of ``actv`` must then stay finite in float16.
+            ``pack_winograd_weight`` of it, kind by kind: sums of two neighbouring rows of ``actv`` must then stay
+            finite in float16.
         bias: (2C,) or (C,), float32, from the same function.
         x: (B, H, W, C), or (B, H/2, W/2, C), which is then read as enlarged (nearest); channels-last, the dtype of
             ``actv``.
@@ -151,7 +152,7 @@ def spade_conv(
     _conv.activation("actv", actv, 4)
     batch, _, _, inputs = actv.shape
     channels = x.shape[-1]
-    winograd = _conv.taps_or_winograd(weight, x, "2C", (TAPS, TAPS), inputs)
+    winograd = _conv.taps_or_winograd("weight", weight, x, ("2C",), (TAPS, TAPS), inputs, together=(False,))
     classes = not winograd and _conv.reads_classes("actv", actv, weight, bias)
     rows = bias.shape[0] if classes else weight.shape[0]
     if rows not in (channels, 2 * channels):

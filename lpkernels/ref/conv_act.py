@@ -45,8 +45,8 @@ def conv_act_in(
 
 
 def kernel(weight: Tensor, x: Tensor) -> Tensor:
-    """A packed weight of either form as PyTorch takes it, (O, C, taps...), for channels-last ``x``."""
-    if _winograd.is_tiles(weight):
+    """A packed weight of any form as PyTorch takes it, (O, C, taps...), for channels-last ``x``."""
+    if _winograd.is_tiles(weight.shape):
         weight = rewrites.taps_of_winograd(_winograd.kernels(weight, x.shape[-1], volume=x.dim() == 5), -3)
     return planes(weight)
 

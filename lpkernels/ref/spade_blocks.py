@@ -36,7 +36,7 @@ def spade_blocks_in(
 ) -> tuple[Tensor, Tensor]:
     """The same with all arithmetic in the dtype ``compute``; y and dx go on in the dtype of ``x``."""
     dtype = x.dtype
-    stacked = weight, bias, actv.split(spade_weight.shape[-1], dim=-1), spade_weight, spade_bias
+    stacked = weight, bias, actv.chunk(weight.shape[0], dim=-1), spade_weight, spade_bias
     for step, own in enumerate(zip(*stacked, strict=True)):
         dx, y = conv_spade_in(compute, dx, *own, negative_slope, x if step % 2 else None)
         dx = dx.to(dtype)
