@@ -33,10 +33,10 @@ def weight(*shape: int) -> Tensor:
     return halves(*shape, scale=math.prod(shape[1:]) ** -0.5)
 
 
-def conv_weight(outputs: int, channels: int, taps: tuple[int, ...], winograd: bool) -> Tensor:
+def conv_weight(op: str, outputs: int, channels: int, taps: tuple[int, ...], winograd: bool) -> Tensor:
     """``weight`` of a convolution; ``winograd``: as products that neighbouring rows share."""
     plain = weight(outputs, *taps, channels)
-    return ops.pack_winograd_weight(plain.float()).half() if winograd else plain
+    return ops.pack_winograd_weight(plain.float(), ops.packs_together(op, outputs)).half() if winograd else plain
 
 
 def stats(batch: int, channels: int, parts: int | None) -> Tensor:
@@ -46,13 +46,13 @@ def stats(batch: int, channels: int, parts: int | None) -> Tensor:
 
 
 def conv(x: tuple[int, ...], outputs: int, taps: tuple[int, ...], winograd: bool = False) -> Tensor:
-    return ops.conv_act(halves(*x), conv_weight(outputs, x[-1], taps, winograd), floats(outputs), 0.2)
+    return ops.conv_act(halves(*x), conv_weight("conv_act", outputs, x[-1], taps, winograd), floats(outputs), 0.2)
 
 
 def conv_with_stats(x: tuple[int, ...], outputs: int, parts: int | None = None, winograd: bool = False) -> Tensor:
     """3x3, with a residual and statistics."""
     kept, residual = stats(x[0], outputs, parts), halves(*x[:-1], outputs)
-    packed = conv_weight(outputs, x[-1], (3, 3), winograd)
+    packed = conv_weight("conv_act", outputs, x[-1], (3, 3), winograd)
     return ops.conv_act(halves(*x), packed, floats(outputs), 0.2, residual, stats=kept)
 
 
@@ -67,27 +67,32 @@ def spade(
 ) -> Tensor:
     """spade_conv on x of ``side`` pixels squared."""
     rows = 2 * channels if beta else channels
-    packed = conv_weight(rows * (16 if classes else 1), actv[-1], (3, 3), winograd)
+    packed = conv_weight("spade_conv", rows * (16 if classes else 1), actv[-1], (3, 3), winograd)
     return ops.spade_conv(
         halves(*actv), packed, floats(rows), halves(1, side, side, channels), stats(1, channels, parts), 0.2
     )
 
 
-def conv_and_spade(x: tuple[int, ...], outputs: int, hidden: int, kept: bool) -> Tensor:
+def weights(op: str, outputs: int, channels: int, hidden: int, winograd: bool) -> tuple[Tensor, Tensor]:
+    """Those of a convolution and of the SPADE behind it."""
+    first = conv_weight(op, outputs, channels, (3, 3), winograd)
+    return first, conv_weight("spade_conv", 2 * outputs, hidden, (3, 3), winograd)
+
+
+def conv_and_spade(x: tuple[int, ...], outputs: int, hidden: int, kept: bool, winograd: bool = True) -> Tensor:
     """conv_spade; ``kept``: with a residual, and y written out, which is added to the answer."""
     actv, plane = halves(*x[:-1], hidden), (*x[:-1], outputs)
-    first = halves(*x), weight(outputs, 3, 3, x[-1]), floats(outputs)
-    second = weight(2 * outputs, 3, 3, hidden), floats(2 * outputs)
+    own, of_spade = weights("conv_spade", outputs, x[-1], hidden, winograd)
+    first, second = (halves(*x), own, floats(outputs)), (of_spade, floats(2 * outputs))
     y = torch.empty(plane, dtype=actv.dtype, device=DEVICE) if kept else None
     out = ops.conv_spade(*first, actv, *second, 0.2, halves(*plane) if kept else None, y)
     return out if y is None else out + y
 
 
-def blocks(x: tuple[int, ...], hidden: int, steps: int) -> Tensor:
+def blocks(x: tuple[int, ...], hidden: int, steps: int, winograd: bool = True) -> Tensor:
     """spade_blocks; both answers, added up."""
     channels = x[-1]
-    weights = [weight(rows, 3, 3, inner) for rows, inner in ((channels, channels), (2 * channels, hidden))]
-    stacked = [torch.stack([rows] * steps) for rows in weights]
+    stacked = [torch.stack([rows] * steps) for rows in weights("spade_blocks", channels, channels, hidden, winograd)]
     actv = halves(*x[:-1], steps * hidden)
     first = halves(*x), halves(*x), actv, stacked[0], floats(steps, channels)
     y, out = ops.spade_blocks(*first, stacked[1], floats(steps, 2 * channels))
@@ -107,7 +112,7 @@ def up(x: tuple[int, ...], outputs: int, scale: int, classes: bool = False) -> T
 
 
 def pool(x: tuple[int, ...], outputs: int, winograd: bool = False) -> Tensor:
-    return ops.conv_pool(halves(*x), conv_weight(outputs, x[-1], (3, 3, 3), winograd), floats(outputs))
+    return ops.conv_pool(halves(*x), conv_weight("conv_pool", outputs, x[-1], (3, 3, 3), winograd), floats(outputs))
 
 
 def block(side: tuple[int, int], channels: int) -> Tensor:
@@ -178,12 +183,14 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "spade_conv 128x256, classes, gamma alone": lambda: spade((1, 24, 24, 64), 256, 16, beta=False, classes=True),
     "spade_conv Winograd": lambda: spade((1, 32, 32, 128), 64, 16, winograd=True),
     "spade_conv Winograd, gamma alone": lambda: spade((1, 18, 18, 64), 128, 18, beta=False, parts=2, winograd=True),
-    "conv_spade 128x128 halo": lambda: conv_and_spade((1, 64, 64, 64), 512, 64, kept=False),
-    "conv_spade 128x128 halo, two images, y kept": lambda: conv_and_spade((2, 32, 64, 80), 512, 64, kept=True),
-    "conv_spade in two kernels": lambda: conv_and_spade((2, 9, 13, 64), 96, 64, kept=True),
-    "spade_blocks in one kernel": lambda: blocks((1, 64, 64, 512), 64, 3),
-    "spade_blocks in one kernel, two images": lambda: blocks((2, 64, 64, 256), 64, 4),
-    "spade_blocks step by step": lambda: blocks((2, 9, 13, 96), 64, 3),
+    "conv_spade Winograd": lambda: conv_and_spade((1, 64, 64, 64), 512, 64, kept=False),
+    "conv_spade Winograd, two images, y kept": lambda: conv_and_spade((2, 32, 64, 192), 512, 64, kept=True),
+    "conv_spade Winograd in two kernels": lambda: conv_and_spade((2, 9, 13, 64), 192, 64, kept=True),
+    "conv_spade in two kernels": lambda: conv_and_spade((2, 9, 13, 64), 96, 64, kept=True, winograd=False),
+    "spade_blocks Winograd in one kernel": lambda: blocks((1, 64, 64, 512), 64, 3),
+    "spade_blocks Winograd in one kernel, two images": lambda: blocks((2, 64, 64, 256), 64, 4),
+    "spade_blocks Winograd step by step": lambda: blocks((2, 9, 13, 64), 64, 3),
+    "spade_blocks step by step": lambda: blocks((2, 9, 13, 96), 64, 3, winograd=False),
     "spade_shortcut": lambda: shortcut((3, 20, 20, 64), 10),
     "spade_shortcut, classes, statistics in parts": lambda: shortcut((1, 24, 24, 64), 16, classes=True, parts=4),
     "upsample_conv 2x2": lambda: up((1, 4, 20, 16, 64), 32, 2),
@@ -194,6 +201,7 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "conv_pool 256x64 halo": lambda: pool((1, 2, 64, 64, 112), 64),
     "conv_pool 128x128, a cluster's sum": lambda: pool((1, 16, 4, 4, 256), 256),
     "conv_pool Winograd": lambda: pool((1, 2, 64, 64, 112), 64, winograd=True),
+    "conv_pool Winograd, whole boxes": lambda: pool((1, 2, 10, 66, 128), 64, winograd=True),
     "conv_img 256x16 halo": lambda: ops.conv_img(halves(1, 64, 64, 64), weight(12, 3, 3, 64), floats(12)),
     "mask_conv3d": lambda: ops.mask_conv3d(halves(1, 2, 64, 64, 144), weight(160, 16, 9, 64), floats(22)),
     "occlusion_head": lambda: occlusion((2, 3, 9, 31, 144)),

@@ -71,27 +71,60 @@ def op_providers(
     ]
 
 
-class WinogradWeight:
-    """The op ``name`` with its weight, the second input, in FP32: packed once as products that neighbouring rows share.
+class PackedOnce:
+    """The op ``name`` with some of its inputs, weights in FP32, packed and lowered once, as ``pack`` says."""
+
+    def __init__(self, name: str, places: tuple[int, ...]) -> None:
+        self._name, self._places = name, places
+        self._held: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor]]] = {}  # with the weights, for their ids
+
+    def pack(self, x: Tensor, *weights: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+    def __call__(self, *inputs: Any) -> Any:
+        weights = [inputs[place] for place in self._places]
+        key = tuple(map(id, weights))
+        if key not in self._held:
+            self._held[key] = (weights, [made.to(inputs[0].dtype) for made in self.pack(inputs[0], *weights)])
+        arguments = list(inputs)
+        for place, made in zip(self._places, self._held[key][1], strict=True):
+            arguments[place] = made
+        return getattr(ops, self._name)(*arguments)
+
+
+class WinogradWeight(PackedOnce):
+    """The op with its weight, the second input, as products that neighbouring rows share.
 
     It is so where the network asks for it (``asked``) and the op has a kernel for it, else only cast.
     """
 
     def __init__(self, name: str, asked: bool) -> None:
-        self._name, self._asked = name, asked
-        self._held: dict[int, tuple[Tensor, Tensor]] = {}
+        super().__init__(name, (1,))
+        self._asked = asked
 
-    def _pack(self, x: Tensor, weight: Tensor) -> Tensor:
+    def pack(self, x: Tensor, *weights: Tensor) -> list[Tensor]:
+        (weight,) = weights
         outputs, *taps, channels = weight.shape
         depth = taps[0] if len(taps) == 3 else 1
         taken = self._asked and ops.takes_winograd(self._name, x.device.type, x.dtype, channels, outputs, depth)
-        return (ops.pack_winograd_weight(weight) if taken else weight).to(x.dtype)
+        return [ops.pack_winograd_weight(weight, ops.packs_together(self._name, outputs)) if taken else weight]
 
-    def __call__(self, x: Tensor, weight: Tensor, *others: Any) -> Any:
-        held = self._held.get(id(weight))
-        if held is None or held[0] is not weight:
-            held = self._held[id(weight)] = (weight, self._pack(x, weight))
-        return getattr(ops, self._name)(x, held[1], *others)
+
+class WinogradSpade(PackedOnce):
+    """An op of a convolution and the SPADE behind it, or of several stacked, with both weights in that form."""
+
+    def pack(self, x: Tensor, *weights: Tensor) -> list[Tensor]:
+        weight, spade_weight = weights
+        outputs, *_, channels = weight.shape[-4:]
+        hidden = spade_weight.shape[-1]
+        if not ops.takes_winograd(self._name, x.device.type, x.dtype, channels, outputs, hidden=hidden):
+            return list(weights)
+        return [_packed_rows(weight, ops.packs_together(self._name, outputs)), _packed_rows(spade_weight, False)]
+
+
+def _packed_rows(weight: Tensor, together: bool) -> Tensor:
+    packed = ops.pack_winograd_weight(weight.reshape(-1, *weight.shape[-3:]), together)
+    return packed.reshape(*weight.shape[:-3], *packed.shape[1:])
 
 
 def _not_emulated(precision: str, device: torch.device) -> None:

@@ -11,13 +11,14 @@ from torch.nn import functional as F
 
 from benchmarks.context import Context
 from benchmarks.networks import Random, feature_size
-from benchmarks.ops._common import op_providers, torch_providers
+from benchmarks.ops._common import WinogradSpade, op_providers, torch_providers
 from benchmarks.ops.bench_spade_conv import Published as PublishedSpade
 from benchmarks.work import Subject
 from lpkernels import ops, ref
 from lpkernels.models.blocks import SPADE
 
 SLOPE = 0.2
+WEIGHTS = (1, 4)  # the places of both, which the op's caller lowers
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ class Published:
         return self._spade(actv, spade_weight, spade_bias, before, ref.channel_stats(before.float()))
 
 
+def packed() -> WinogradSpade:
+    return WinogradSpade("conv_spade", WEIGHTS)
+
+
 def subjects(context: Context) -> Iterator[Subject]:
     """Each layer at each batch."""
     for batch in context.batches:
@@ -95,7 +100,7 @@ def subjects(context: Context) -> Iterator[Subject]:
                 return layer.inputs(batch, Random(seed, context.device))
 
             planes = ((7, layer.residual), (8, layer.kept))  # biases stay FP32
-            lowered = (0, 1, 3, 4, *(index for index, there in planes if there))
+            activations = (0, 3, *(index for index, there in planes if there))
             pixels, hidden = batch * layer.size**2, SPADE.HIDDEN
             weights = layer.outputs * 9 * (layer.channels + 2 * hidden)
             yield Subject(
@@ -106,8 +111,8 @@ def subjects(context: Context) -> Iterator[Subject]:
                 inputs=inputs,
                 reference=lambda *arguments: ref.conv_spade(*arguments[:8])[0],
                 providers=[
-                    *torch_providers(Published(), lowered, context.device),
-                    *op_providers("conv_spade", lowered, context.device),
+                    *torch_providers(Published(), (*activations, *WEIGHTS), context.device),
+                    *op_providers("conv_spade", activations, context.device, packed),
                 ],
                 elements=pixels * (layer.channels + hidden + (1 + layer.residual + layer.kept) * layer.outputs)
                 + weights,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.context import Context
 from benchmarks.networks import Random, feature_size
-from benchmarks.ops._common import op_providers, torch_providers
+from benchmarks.ops._common import WinogradSpade, op_providers, torch_providers
 from benchmarks.ops.bench_conv_spade import SLOPE
 from benchmarks.ops.bench_conv_spade import Published as PublishedStep
 from benchmarks.work import Subject
@@ -19,6 +19,7 @@ from lpkernels.models.blocks import SPADE
 from lpkernels.models.spade_generator import NUM_MIDDLE_BLOCKS
 
 STEPS = 2 * NUM_MIDDLE_BLOCKS - 1
+ACTIVATIONS, WEIGHTS = (0, 1, 2), (3, 5)  # their places; biases stay FP32
 
 
 def make_inputs(batch: int, size: int, channels: int, random: Random) -> tuple[Any, ...]:
@@ -66,10 +67,13 @@ class Published:
         return x, dx
 
 
+def packed() -> WinogradSpade:
+    return WinogradSpade("spade_blocks", WEIGHTS)
+
+
 def subjects(context: Context) -> Iterator[Subject]:
     """The blocks at each batch."""
     channels, size = 2 * context.config.spade_generator.feature_channels, feature_size(context.config)
-    lowered = (0, 1, 2, 3, 5)  # biases stay FP32
     for batch in context.batches:
 
         def inputs(seed: int, batch: int = batch) -> tuple[Any, ...]:
@@ -85,8 +89,8 @@ def subjects(context: Context) -> Iterator[Subject]:
             inputs=inputs,
             reference=ref.spade_blocks,
             providers=[
-                *torch_providers(Published(), lowered, context.device),
-                *op_providers("spade_blocks", lowered, context.device),
+                *torch_providers(Published(), (*ACTIVATIONS, *WEIGHTS), context.device),
+                *op_providers("spade_blocks", ACTIVATIONS, context.device, packed),
             ],
             elements=pixels * (4 * channels + STEPS * hidden) + weights,
             fixed_bytes=4 * 3 * STEPS * channels,

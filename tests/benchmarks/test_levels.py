@@ -74,12 +74,14 @@ def test_op_subjects_are_right_on_the_cpu():
         assert all(one.status in ("ok", "skipped") for one in by_name.values())
 
 
-@pytest.mark.parametrize(("name", "asked"), [("conv_act", 4), ("conv_pool", 1), ("spade_conv", 6)])
+@pytest.mark.parametrize(
+    ("name", "asked"), [("conv_act", 4), ("conv_pool", 1), ("spade_conv", 6), ("conv_spade", 3), ("spade_blocks", 1)]
+)
 def test_ops_are_right_with_weights_whose_rows_share_products(monkeypatch, name, asked):
     """As many subjects as the network asks for and as have whole slices of 16 channels in so small a model."""
     packed, pack = [], ops.pack_winograd_weight
-    monkeypatch.setattr(ops, "takes_winograd", lambda op, device_type, dtype, channels, *_: channels % 16 == 0)
-    monkeypatch.setattr(ops, "pack_winograd_weight", lambda weight: packed.append(work.shape) or pack(weight))
+    monkeypatch.setattr(ops, "takes_winograd", lambda op, device, dtype, channels, *_, **__: channels % 16 == 0)
+    monkeypatch.setattr(ops, "pack_winograd_weight", lambda *weight: packed.append(work.shape) or pack(*weight))
     context = Context(options(providers=("lpkernels-ref-fp32",)))
     for work in registry.op_benchmarks()[name].subjects(context):
         (one,) = context.harness.measure(work)
