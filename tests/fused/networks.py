@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lpkernels import ops, ref
+from lpkernels import _winograd, ops, ref
 from lpkernels.models import LivePortrait, LivePortraitConfig
 
 SIDE = 16  # of the tiny model's feature volume
@@ -70,7 +70,7 @@ def shares_products_of_rows(network: nn.Module) -> set[str]:
 
 
 def _is_winograd(name: str, tensor: Tensor) -> bool:
-    return name.endswith(".weight") and tensor.dim() == 3 and tensor.shape[-1] == 64
+    return name.endswith(".weight") and tensor.shape[-1] in (16, 64) and _winograd.is_tiles(tensor.shape)
 
 
 def exact_ops(winograd: bool = False) -> SimpleNamespace:
@@ -111,7 +111,8 @@ def exact_ops(winograd: bool = False) -> SimpleNamespace:
         stat_parts=ops.stat_parts,
         shares_products=ops.shares_products,
         pairs_rows=ops.pairs_rows,
-        takes_winograd=lambda op, device_type, dtype, channels, *_: winograd and channels % 16 == 0,
+        packs_together=ops.packs_together,
+        takes_winograd=lambda op, device_type, dtype, channels, *_, **__: winograd and channels % 16 == 0,
         conv_act=conv_act,
         conv_spade=conv_spade,
         conv_pool=written(ref.conv_pool),

@@ -48,9 +48,17 @@ def test_is_exact(monkeypatch: pytest.MonkeyPatch, classes: bool, winograd: bool
     came = network(channels_last(feature().double()))
     assert relative_error(came, in_double(tiny().spade_generator)(feature().double())) <= 1e-9
     convs, norms = ("conv_0", "conv_1"), ("norm_0", "norm_1", "norm_s")
-    shared = {"mlp_shared", *(f"up_0.{name}" for name in convs + norms), *(f"up_1.{name}" for name in convs)}
+    shared = {
+        "mlp_shared",
+        "fc",
+        "middle",
+        *(f"up_0.{name}" for name in convs + norms),
+        *(f"up_1.{name}" for name in convs),
+    }
     shared |= {f"up_1.{name}" for name in norms if not classes}
     assert shares_products_of_rows(network) == (shared if winograd else set())
+    spade_weights = network.fc.spade_weight, network.middle.spade_weight[0]
+    assert [weight.dim() for weight in spade_weights] == 2 * [3 if winograd else 4]
 
 
 @pytest.mark.usefixtures("poisoned")
