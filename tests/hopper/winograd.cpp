@@ -1,6 +1,6 @@
-// Walks through a convolution of three taps along h as the Hopper kernel does (csrc/hopper/winograd.h): boxes of rows,
-// weight tiles, groups of two products and what the sums turn into, one multiplication at a time. Reads a case, prints
-// y.
+// Walks through a convolution of three taps along h as the Hopper kernels do (csrc/hopper/winograd.h): boxes of rows,
+// weight tiles, groups of two products, or together of four, and what the sums turn into, one multiplication at a time.
+// Reads a case, prints y.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -16,12 +16,13 @@ namespace {
 struct Walk {
   const ConvShape& shape;
   const int64_t pixel_stride;
+  const bool together;
   const std::vector<float>&x, &weight;
   std::vector<float> box;
-  std::vector<float> sums[2][2];  // of a warpgroup's two rows: [pixel][column]
+  std::vector<float> sums[2][kWinogradProducts];  // of a warpgroup's products: [pixel][column]; kind by kind two
   int next_tile = 0;
 
-  int tiles() const { return shape.taps_d * winograd_depth_tiles(shape.channels); }
+  int tiles() const { return shape.taps_d * winograd_depth_tiles(shape.channels, together); }
 
   // Channel c of slice k, of row u of a warpgroup.
   float u(int warpgroup, int row, int pixel, int k, int c) const {
@@ -29,8 +30,9 @@ struct Walk {
     return box.at(place / 2 + c % 8);
   }
 
-  // A group's two products of 16 channels; their weights begin at `column` of the tile.
-  void multiply(bool taps, int tap, int k, int tile, int column) {
+  // A group's two products of a kind, of 16 channels, to the sums from `first` on; their weights begin at `column` of
+  // the tile.
+  void multiply(bool taps, int tap, int k, int tile, int column, int first) {
     const float* weights = weight.data() + size_t{64} * tile + column;
     for (int warpgroup = 0; warpgroup < 2; ++warpgroup) {
       for (int pixel = 0; pixel < kWinogradTileW; ++pixel) {
@@ -40,7 +42,7 @@ struct Walk {
                                      taps ? row(3) - row(1) : row(2) - row(1)};
           for (int sum = 0; sum < 2; ++sum) {
             for (int output = 0; output < shape.outputs; ++output) {
-              sums[warpgroup][sum][pixel * shape.outputs + output] +=
+              sums[warpgroup][first + sum][pixel * shape.outputs + output] +=
                   operands[sum] * weights[size_t{64} * tiles() * output + 16 * sum + c];
             }
           }
@@ -51,22 +53,40 @@ struct Walk {
 
   void add(bool taps, int slices) {
     for (int i = 0; i < winograd_groups(slices); ++i) {
-      multiply(taps, i / slices, i % slices, next_tile + i / 2, i % 2 * 32);
+      multiply(taps, i / slices, i % slices, next_tile + i / 2, i % 2 * 32, 0);
     }
-    next_tile += winograd_tiles(slices);
+    next_tile += winograd_tiles(slices, false) / 2;
   }
 
   void turn(bool taps) {
-    for (auto& [first, second] : sums) {
-      for (size_t i = 0; i < first.size(); ++i) {
-        taps ? half_sums_of_rows(first[i], second[i]) : rows_of_half_sums(first[i], second[i]);
+    for (auto& pair : sums) {
+      for (size_t i = 0; i < pair[0].size(); ++i) {
+        taps ? half_sums_of_rows(pair[0][i], pair[1][i]) : rows_of_half_sums(pair[0][i], pair[1][i]);
+      }
+    }
+  }
+
+  void add_together(int slices) {
+    for (int i = 0; i < winograd_groups(slices); ++i) {
+      multiply(true, i / slices, i % slices, next_tile + i, 0, 0);
+      multiply(false, i / slices, i % slices, next_tile + i, 32, 2);
+    }
+    next_tile += winograd_tiles(slices, true);
+  }
+
+  // The rows of y out of all four sums.
+  void end() {
+    for (auto& of : sums) {
+      for (size_t i = 0; i < of[0].size(); ++i) {
+        of[0][i] += of[2][i] + of[3][i];
+        of[1][i] += of[2][i] - of[3][i];
       }
     }
   }
 
   void run(const ConvBlock& block) {
-    for (auto& pair : sums) {
-      for (auto& sum : pair) {
+    for (auto& of : sums) {
+      for (auto& sum : of) {
         sum.assign(size_t{kWinogradTileW} * shape.outputs, 0.f);
       }
     }
@@ -76,10 +96,17 @@ struct Walk {
       const int channel = step % shape.boxes() * kBoxChannels, d = block.d + step / shape.boxes() - shape.taps_d / 2;
       box = fetch_all(x, winograd_box(pixel_stride, shape), {channel, block.w - 1, block.h - 1, d, block.b}, 8);
       const int slices = std::min(kBoxChannels, shape.channels - channel) / 16;
+      if (together) {
+        add_together(slices);
+        continue;
+      }
       const bool taps = winograd_taps_first(steps, step);
       add(taps, slices);
       turn(taps);
       add(!taps, slices);
+    }
+    if (together) {
+      end();
     }
     if (next_tile != tiles()) {
       std::exit(3);  // some tiles were not used, or there are too few
@@ -91,18 +118,18 @@ struct Walk {
 
 int main() {
   ConvShape shape{.taps_h = kWinogradTaps, .taps_w = kWinogradTaps};
-  int pixel_stride;
-  if (std::scanf("%d %d %d %d %d %d %d %d", &shape.batch, &shape.depth, &shape.height, &shape.width, &pixel_stride,
-                 &shape.channels, &shape.outputs, &shape.taps_d) != 8) {
+  int pixel_stride, together;
+  if (std::scanf("%d %d %d %d %d %d %d %d %d", &together, &shape.batch, &shape.depth, &shape.height, &shape.width,
+                 &pixel_stride, &shape.channels, &shape.outputs, &shape.taps_d) != 9) {
     return 2;
   }
   set_winograd_tile(shape);
   const size_t pixels = size_t{1} * shape.batch * shape.depth * shape.height * shape.width;
   const std::vector<float> x = read(pixels * pixel_stride);
   const std::vector<float> weight =
-      read(size_t{64} * shape.outputs * shape.taps_d * winograd_depth_tiles(shape.channels));
+      read(size_t{64} * shape.outputs * shape.taps_d * winograd_depth_tiles(shape.channels, together));
   std::vector<float> y(pixels * shape.outputs, 1e30f);
-  Walk walk{shape, pixel_stride, x, weight, {}, {}};
+  Walk walk{shape, pixel_stride, together != 0, x, weight, {}, {}};
   for (int index = 0; index < tiles(shape); ++index) {
     const ConvBlock block = block_at(shape, 0, index, 0, 0);
     walk.run(block);
