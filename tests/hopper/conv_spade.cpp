@@ -4,11 +4,16 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "hopper/conv_shape.h"
+#include "hopper/winograd.h"
 
 using namespace lpkernels::hopper;
 
-constexpr int kRows = 2, kWidth = 64, kOutputs = 128;  // of a block
+constexpr int kOutputs = 64;  // of a block
+
+// The tile's pixel that a thread's row r of four has, of two sums, as WinogradConfig has them.
+static int row_of(int thread, int r) {
+  return winograd_row(thread / 128, r / 2) * kWinogradTileW + thread % 128 / 32 * 16 + thread % 32 / 4 + r % 2 * 8;
+}
 
 static ConvShape shape_of(char** size, int channels, int outputs) {
   ConvShape shape{.batch = std::atoi(size[1]),
@@ -21,9 +26,7 @@ static ConvShape shape_of(char** size, int channels, int outputs) {
                   .taps_h = 3,
                   .taps_w = 3};
   shape.permuted = true;
-  shape.tile_h = kRows;
-  shape.tile_w = kWidth;
-  complete(shape, kRows * kWidth);
+  set_winograd_tile(shape);
   lay_out(shape, outputs == std::atoi(size[4]) ? kOutputs : 2 * kOutputs);
   return shape;
 }
@@ -35,8 +38,8 @@ int main(int, char** size) {
   for (int index = 0; index < blocks(conv, kOutputs); ++index) {
     const ConvBlock first = block_of(conv, kOutputs, index, 0), second = block_of(spade, 2 * kOutputs, index, 0);
     for (int thread = 0; thread < 256; ++thread) {
-      for (int i = 0; i < 2 * kOutputs / F::kGroup; ++i) {
-        const int row = F::row(thread, 0, i % 2), vector = i / 2;
+      for (int i = 0; i < 4 * kOutputs / F::kGroup; ++i) {
+        const int row = row_of(thread, i % 4), vector = i / 4;
         const Pixel y = pixel_at(conv, first, row), out = pixel_at(spade, second, row);
         std::printf("%d %d %d %d %d %d %d %d %d\n", first.b, y.h, y.w, first.n + F::output(thread, vector), second.b,
                     out.h, out.w, second.n + F::output(thread, 2 * vector),

@@ -14,7 +14,7 @@ from lpkernels import rewrites
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("size", [(1, 64, 64, 512), (2, 6, 128, 256)])
+@pytest.mark.parametrize("size", [(1, 64, 64, 512), (2, 8, 128, 256)])
 def test_outputs_and_columns_meet_in_a_thread(tmp_path: Path, size: tuple[int, int, int, int]) -> None:
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if compiler is None:
