@@ -46,7 +46,16 @@ def test_every_product_is_where_it_belongs(
     x[..., :channels] = torch.randint(-3, 4, (*grid, channels), generator=generator).float()
     weight = 2 * torch.randint(-3, 4, (OUTPUTS, depth, 3, 3, channels), generator=generator).float()  # half sums whole
     packed = ops.pack_winograd_weight(weight if depth == 3 else weight[:, 0], together)
-    numbers = [int(together), *grid, stride, channels, OUTPUTS, depth, *x.flatten().tolist(), *packed.flatten().tolist()]
+    numbers = [
+        int(together),
+        *grid,
+        stride,
+        channels,
+        OUTPUTS,
+        depth,
+        *x.flatten().tolist(),
+        *packed.flatten().tolist(),
+    ]
     text = " ".join(map(str, numbers))
     done = subprocess.run([winograd], input=text, capture_output=True, text=True, check=True)
     y = torch.tensor([float(line) for line in done.stdout.split()]).reshape(*grid, OUTPUTS)

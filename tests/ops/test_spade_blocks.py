@@ -78,7 +78,7 @@ NAMES = ("x", "dx", "actv", "weight", "bias", "spade_weight", "spade_bias", "neg
 def of_conv_spade(*inputs: Any) -> tuple[Tensor, Tensor]:
     """The same, each step a call of conv_spade."""
     x, dx, actv, weight, bias, spade_weight, spade_bias, slope = inputs
-    hidden = spade_weight.shape[-1]
+    hidden = actv.shape[-1] // weight.shape[0]
     for step in range(weight.shape[0]):
         own = weight[step], bias[step], actv[..., hidden * step :][..., :hidden], spade_weight[step], spade_bias[step]
         if step % 2:

@@ -19,6 +19,8 @@ from tests.ops.test_conv_pool import pool_ref
 from tests.ops.test_spade_conv import PUBLISHED, modulated_ref
 from tests.ops.test_spade_conv import Case as Norm
 from tests.ops.test_spade_conv import make_inputs as spade_inputs
+from tests.ops.winograd_inputs import WEIGHTS
+from tests.ops.winograd_inputs import packed as packed_exactly
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned")]
 
@@ -36,22 +38,28 @@ def rounded(inputs: list[Any], keep: tuple[int, ...], heavy: bool = False) -> li
     return [v.half() if isinstance(v, Tensor) and i not in keep else v for i, v in enumerate(cuda)]
 
 
-def packed(inputs: list[Any]) -> list[Any]:
-    """The same call with its weight, the second argument, as the kernel takes it, rounded once."""
-    first, weight, *others = inputs
-    return [first, ops.pack_winograd_weight(weight.double()).half(), *others]
+def lowered(name: str, inputs: list[Any]) -> list[Any]:
+    """The same call with its weights in float16."""
+    return [value.half() if i in WEIGHTS[name] else value for i, value in enumerate(inputs)]
 
 
-def assert_within_pytorchs_own_error(name: str, run: Run, reference: Run, inputs: list[Any]) -> None:
+def packed(name: str, inputs: list[Any], together: bool = False) -> list[Any]:
+    """The same call with its weights as the kernel takes them, rounded once; ``together``: of conv_act, which both."""
+    wide = [value.double() if i in WEIGHTS[name] else value for i, value in enumerate(inputs)]
+    return lowered(name, packed_exactly(name, wide, int(together)))
+
+
+def assert_within_pytorchs_own_error(
+    name: str, run: Run, reference: Run, inputs: list[Any], together: bool = False
+) -> None:
     """The kernel errs at most 1.5 times as much as PyTorch does with taps, plus a few ulp."""
     if reason := ops.registry()[name].backends["cuda"].why_not("cuda"):
         pytest.skip(reason)
     truths = reference(*exact(inputs))
-    first, weight, *others = inputs
     with ops.use_backend("torch"):
-        owns = run(first, weight.half(), *others)
+        owns = run(*lowered(name, inputs))
     with ops.use_backend("cuda"):
-        actuals = run(*packed(inputs))
+        actuals = run(*packed(name, inputs, together))
     for actual, own, truth in zip(actuals, owns, truths, strict=True):
         assert actual.shape == truth.shape
         bound = 1.5 * contract.relative_error(own, truth) + contract.ULPS[actual.dtype]
@@ -74,49 +82,62 @@ def convolved(*inputs: Any) -> tuple[Tensor, Tensor]:
     return out, stats
 
 
-CONVS = [
+KIND_BY_KIND = [
     Conv((1, 64, 64, 256), 1536, (3, 3), slope=0.0),
     Conv((1, 128, 128, 512), 256, (3, 3)),
     Conv((2, 128, 128, 384), 256, (3, 3), residual="full"),
-    Conv((1, 256, 256, 256), 64, (3, 3)),
-    Conv((1, 256, 256, 64), 64, (3, 3), slope=0.2, residual="full"),
     Conv((1, 16, 64, 64, 144), 144, (3, 3, 3), slope=0.0),
-    Conv((2, 5, 33, 64), 64, (3, 3), slope=0.2, residual="full", gain=True),
+    Conv((2, 5, 33, 64), 128, (3, 3), slope=0.2, residual="full", gain=True),
     Conv((3, 66, 70, 128), 128, (3, 3), slope=0.01, residual="half"),
-    Conv((2, 7, 130, 192), 192, (3, 3), gain=True),
-    Conv((1, 1, 3, 64), 64, (3, 3)),
+    Conv((2, 7, 130, 192), 384, (3, 3), gain=True),
+    Conv((1, 1, 3, 64), 128, (3, 3)),
     Conv((2, 3, 5, 33, 144), 144, (3, 3, 3), slope=0.0),
     Conv((1, 1, 9, 64, 144), 144, (3, 3, 3), slope=0.2),
     Conv((2, 2, 6, 70, 64), 128, (3, 3, 3), residual="full"),
 ]
+TOGETHER = [
+    Conv((1, 256, 256, 256), 64, (3, 3)),
+    Conv((1, 256, 256, 64), 64, (3, 3), slope=0.2, residual="full"),
+    Conv((1, 64, 64, 512), 512, (3, 3), residual="full"),
+    Conv((2, 5, 33, 64), 64, (3, 3), slope=0.2, residual="full", gain=True),
+    Conv((3, 66, 70, 128), 128, (3, 3), slope=0.01, residual="half"),
+    Conv((2, 7, 130, 192), 192, (3, 3), gain=True),
+    Conv((1, 1, 3, 64), 64, (3, 3)),
+    Conv((2, 2, 6, 70, 64), 64, (3, 3, 3), residual="full"),
+    Conv((1, 3, 5, 33, 128), 192, (3, 3, 3), slope=0.0),
+]
+CONVS = [*((case, False) for case in KIND_BY_KIND), *((case, True) for case in TOGETHER)]
 
 
 @pytest.mark.parametrize("heavy", [False, True])
-@pytest.mark.parametrize("case", CONVS)
-def test_conv_act(case: Conv, heavy: bool) -> None:
+@pytest.mark.parametrize(("case", "together"), CONVS)
+def test_conv_act(case: Conv, together: bool, heavy: bool) -> None:
     inputs = rounded(case.inputs(), (1, 2, 5), heavy)
-    assert_within_pytorchs_own_error("conv_act", convolved, with_stats_ref, inputs)
+    assert_within_pytorchs_own_error("conv_act", convolved, with_stats_ref, inputs, together)
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("shape", [(1, 64, 64, 512), (2, 16, 64, 64), (3, 4, 128, 128)])
 @pytest.mark.parametrize("outputs", [128, 512])
-def test_conv_act_leaves_statistics_in_parts(shape: tuple[int, ...], outputs: int) -> None:
+def test_conv_act_leaves_statistics_in_parts(shape: tuple[int, ...], outputs: int, together: bool) -> None:
     inputs = rounded(Conv(shape, outputs, (3, 3), residual="full").inputs(), (1, 2, 5))
     inputs[2].add_(30)  # a mean far above the deviation
     parts = ops.stat_parts(inputs[0], outputs, winograd=True)
     if parts is None:
         pytest.skip("no Hopper kernels here")
     assert parts == shape[1] * shape[2] // 256
-    y, actual = in_parts(*packed(inputs), parts=parts)
+    y, actual = in_parts(*packed("conv_act", inputs, together), parts=parts)
     assert contract.relative_error(actual, ref.channel_stats(y.double())) < 1e-3
     run = lambda *args: in_parts(*args, parts=parts)  # noqa: E731 - the number of parts goes with the kernel
-    assert_within_pytorchs_own_error("conv_act", run, with_stats_ref, inputs)
+    assert_within_pytorchs_own_error("conv_act", run, with_stats_ref, inputs, together)
 
 
-def test_what_lies_beyond_a_pixels_taps_does_not_matter() -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_what_lies_beyond_a_pixels_taps_does_not_matter(together: bool) -> None:
     if not ops.takes_winograd("conv_act", "cuda", torch.float16, 64, 64, 1):
         pytest.skip("no Hopper kernels here")
-    x, weight, bias, *_ = packed(rounded(Conv((1, 16, 70, 64), 64, (3, 3)).inputs(), (1, 2)))
+    inputs = rounded(Conv((1, 16, 70, 64), 128, (3, 3)).inputs(), (1, 2))
+    x, weight, bias, *_ = packed("conv_act", inputs, together)
     before = ops.conv_act(x, weight, bias)
     x[:, 4, 5] = float("inf")
     after = ops.conv_act(x, weight, bias)
@@ -192,14 +213,15 @@ def test_spade_conv_with_statistics_in_parts(norm: int, parts: int) -> None:
 
 
 CALLS: dict[str, tuple[Run, Callable[[], list[Any]]]] = {
-    "conv_act": (convolved, lambda: rounded(CONVS[4].inputs(), (1, 2, 5))),
-    "conv_act of a volume": (convolved, lambda: rounded(CONVS[5].inputs(), (1, 2, 5))),
-    "conv_pool": (pooled, lambda: rounded(pool_inputs(POOLS[0]), (1, 2))),
-    "spade_conv": (modulated, lambda: spade_call(PUBLISHED[1])),
+    "conv_act": (convolved, lambda: packed("conv_act", rounded(KIND_BY_KIND[1].inputs(), (1, 2, 5)))),
+    "conv_act together": (convolved, lambda: packed("conv_act", rounded(TOGETHER[1].inputs(), (1, 2, 5)), True)),
+    "conv_act of a volume": (convolved, lambda: packed("conv_act", rounded(KIND_BY_KIND[3].inputs(), (1, 2, 5)))),
+    "conv_pool": (pooled, lambda: packed("conv_pool", rounded(pool_inputs(POOLS[0]), (1, 2)))),
+    "spade_conv": (modulated, lambda: packed("spade_conv", spade_call(PUBLISHED[1]))),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_repeatable(name: str) -> None:
     run, inputs = CALLS[name]
-    contract.check_repeatable(run, packed(inputs()))
+    contract.check_repeatable(run, inputs())

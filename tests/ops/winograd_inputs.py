@@ -25,8 +25,8 @@ WEIGHTS = {  # places of an op's weights, and the arrangements that it takes of 
 NAMES = tuple(WEIGHTS)
 
 
-def packed(name: str, inputs: list[Any], arrangement: int = -1) -> list[Any]:
-    """The same call with its weights in an arrangement that the op takes, the last or another."""
+def packed(name: str, inputs: list[Any], arrangement: int = 0) -> list[Any]:
+    """The same call with its weights in an arrangement that the op takes, the first or another."""
     places, stacked = WEIGHTS[name], name == "spade_blocks"
     return [rows(v, places[i][arrangement], stacked) if i in places else v for i, v in enumerate(inputs)]
 
