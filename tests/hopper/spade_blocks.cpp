@@ -48,17 +48,27 @@ int main(int count, char** arguments) {
   const int batch = number(1), height = number(2), width = number(3), channels = number(4), hidden = number(5);
   const int steps = number(6);
   emulated::chance.seed(number(7));
-  const size_t pixels = size_t{1} * batch * height * width, values = pixels * channels, taps = 9;
+  const size_t pixels = size_t{1} * batch * height * width, values = pixels * channels;
+  const auto row = [](int of, bool together) {  // elements of an output's weight
+    return size_t{kBoxChannels} * winograd_depth_tiles(of, together);
+  };
   auto x = read<__half>(values), dx = read<__half>(values), actv = read<__half>(pixels * steps * hidden);
-  const auto weight = read<__half>(steps * channels * taps * channels);
+  const auto weight = read<__half>(steps * channels * row(channels, /*together=*/true));
   const auto bias = read<float>(steps * channels);
-  const auto spade_weight = read<__half>(steps * 2 * channels * taps * hidden);
+  const auto spade_weight = read<__half>(steps * 2 * channels * row(hidden, /*together=*/false));
   const auto spade_bias = read<float>(steps * 2 * channels);
   std::vector<__half> y(values), out(values);
 
   K p{};
-  p.steps.conv = {.batch = batch, .depth = 1, .height = height, .width = width, .channels = channels,
-                  .outputs = channels, .taps_d = 1, .taps_h = 3, .taps_w = 3};
+  p.steps.conv = {.batch = batch,
+                  .depth = 1,
+                  .height = height,
+                  .width = width,
+                  .channels = channels,
+                  .outputs = channels,
+                  .taps_d = 1,
+                  .taps_h = 3,
+                  .taps_w = 3};
   p.steps.spade = p.steps.conv;
   p.steps.spade.channels = hidden;
   p.steps.spade.outputs = 2 * channels;
@@ -67,10 +77,9 @@ int main(int count, char** arguments) {
   ConvShape &conv = p.steps.conv, &spade = p.steps.spade;
   set_tiles<K::ConvLoop>(conv);
   set_tiles<K::SpadeLoop>(spade);
-  p.conv_maps = {{dx.data(), K::ConvLoop::x_box(channels, conv)},
-                 {weight.data(), p.steps.weights(conv, K::ConvConfig::BlockN)}};
+  p.conv_maps = {{dx.data(), K::ConvLoop::x_box(channels, conv)}, {weight.data(), p.steps.weights<K::ConvLoop>(conv)}};
   p.spade_maps = {{actv.data(), p.steps.actv<K::SpadeLoop>(steps * hidden)},
-                  {spade_weight.data(), p.steps.weights(spade, K::SpadeConfig::BlockN)}};
+                  {spade_weight.data(), p.steps.weights<K::SpadeLoop>(spade)}};
   p.out = {out.data(), K::ConvLoop::x_box(channels, conv)};
   std::vector<float2> partials(size_t{1} * tiles(conv) * channels);
   p.steps.conv_params.bias = bias.data();

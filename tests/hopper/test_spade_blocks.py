@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lpkernels import ref
 from tests.ops import contract
 from tests.ops.conv_inputs import exact
 from tests.ops.test_spade_blocks import Case
+from tests.ops.winograd_inputs import WEIGHTS, packed
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,17 +41,23 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+def lowered(inputs: list[Any]) -> list[Any]:
+    """The same call with its weights in float16."""
+    return [value.half() if i in WEIGHTS["spade_blocks"] else value for i, value in enumerate(inputs)]
+
+
 @pytest.mark.parametrize(
     ("case", "seed"),
     [
-        (Case((1, 4, 64, 256), 64, 3), 1),  # two tiles by two pieces of the outputs
-        (Case((1, 6, 64, 128), 128, 5), 2),  # a tile with neighbours on both sides
-        (Case((2, 2, 128, 128), 64, 4), 3),  # images and columns of tiles
+        (Case((1, 8, 64, 128), 64, 3), 1),  # two tiles by two pieces of the outputs
+        (Case((1, 12, 64, 64), 128, 5), 2),  # a tile with neighbours on both sides
+        (Case((2, 4, 128, 64), 192, 2), 3),  # images and columns of tiles
     ],
 )
 def test_steps(kernel: Path, case: Case, seed: int) -> None:
-    *tensors, slope = inputs = case.inputs(torch.float16)
-    data = b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)
+    inputs = [value.half() if i < 3 else value for i, value in enumerate(case.inputs())]
+    *tensors, slope = lowered(inputs)
+    data = b"".join(tensor.numpy().tobytes() for tensor in lowered(packed("spade_blocks", inputs))[:-1])
     sizes = [*case.x, case.hidden, case.steps, seed]
     done = subprocess.run([kernel, *map(str, sizes)], input=data, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()

@@ -5,7 +5,6 @@
 
 #include "common/stable.h"
 #include "hopper/block_memory.cuh"
-#include "hopper/halo_loop.cuh"
 
 // The launch of statistics.cuh's own kernel compiles, and does nothing.
 #undef gridDim  // a field of theirs
