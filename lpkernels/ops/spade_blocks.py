@@ -86,7 +86,7 @@ def spade_blocks(
             dx            = act((a - mean) * rstd * gamma1 + beta)     act(v) = v if v > 0 else negative_slope * v
 
     Each step is ``conv_spade``. With S odd the last block is left behind its first convolution: what follows adds x. On
-    Hopper it is one kernel where a step's ``conv_spade`` is one, else one or two for each step.
+    Hopper it is one kernel where a step's ``conv_spade`` is one, else two for each step.
 
     Args:
         x: (B, H, W, C), channels-last (slices of a wider buffer too), float16, bfloat16 or float32.

@@ -1,4 +1,4 @@
-"""conv_spade: every backend against the published conv, instance norm and SPADE; one kernel and two alike."""
+"""conv_spade: every backend against the published conv, instance norm and SPADE."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ SMALL = [
     Case((1, 24, 24, 3), 4, 5, residual=True),  # several blocks of pixels of Triton's kernels
     Case((3, 1, 3, 16), 3, 70, residual=True),
 ]
-ONE_KERNEL = [  # on a GPU of 132 multiprocessors
+ONE_WAVE = [  # of tiles of 128 pixels by 128 outputs, on a GPU of 132 multiprocessors
     Case((1, 64, 64, 512), 128, 512, residual=True),
     Case((1, 64, 64, 256), 128, 512),  # fc
     Case((2, 64, 64, 64), 64, 256, residual=True),
-    Case((3, 22, 64, 80), 192, 512),  # as many blocks as multiprocessors; channels that are no multiple of 64
+    Case((3, 22, 64, 80), 192, 512),  # channels that are no multiple of 64
     Case((1, 64, 128, 128), 128, 256, residual=True),
 ]
-TWO_KERNELS = [
+OTHERS = [
     Case((2, 64, 64, 512), 128, 512, residual=True),
-    Case((1, 32, 64, 64), 64, 128),  # statistics in parts, too few blocks
+    Case((1, 32, 64, 64), 64, 128),  # statistics in parts
     Case((3, 33, 47, 64), 128, 96, residual=True),
     Case((1, 128, 128, 64), 64, 512),
 ]
@@ -210,7 +210,7 @@ def test_triton_opcheck_and_compile(case: Case) -> None:
 @pytest.mark.gpu
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
-@pytest.mark.parametrize("case", [*ONE_KERNEL, *TWO_KERNELS])
+@pytest.mark.parametrize("case", [*ONE_WAVE, *OTHERS])
 def test_half_within_pytorchs_own_error(case: Case, backend: str) -> None:
     inputs = case.inputs(torch.float16, "cuda")
     if reason := skip_reason("conv_spade", backend, inputs):
@@ -220,7 +220,7 @@ def test_half_within_pytorchs_own_error(case: Case, backend: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", [*ONE_KERNEL, *TWO_KERNELS])
+@pytest.mark.parametrize("case", [*ONE_WAVE, *OTHERS])
 def test_y_is_what_conv_act_gives(case: Case) -> None:
     x, weight, bias, *_, residual = inputs = case.inputs(torch.float16, "cuda")
     if reason := skip_reason("conv_spade", "cuda", inputs):
@@ -230,7 +230,7 @@ def test_y_is_what_conv_act_gives(case: Case) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", ONE_KERNEL)
+@pytest.mark.parametrize("case", ONE_WAVE)
 def test_statistics_are_those_of_each_image_and_channel(case: Case) -> None:
     """With images and channels far apart: a mean or a deviation from elsewhere would be seen."""
     inputs = case.inputs(torch.float16, "cuda")
@@ -244,25 +244,25 @@ def test_statistics_are_those_of_each_image_and_channel(case: Case) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("case", [*ONE_KERNEL, *TWO_KERNELS])
+@pytest.mark.parametrize("case", [*ONE_WAVE, *OTHERS])
 def test_slices_on_the_gpu(case: Case) -> None:
     check_slices(case.inputs(torch.float16, "cuda"))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", [ONE_KERNEL[0], ONE_KERNEL[2], TWO_KERNELS[0]])
+@pytest.mark.parametrize("case", [ONE_WAVE[0], ONE_WAVE[2], OTHERS[0]])
 def test_repeatable(case: Case) -> None:
     contract.check_repeatable(*tensors_alone(case, torch.float16, "cuda"))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", [ONE_KERNEL[0], TWO_KERNELS[0]])
+@pytest.mark.parametrize("case", [ONE_WAVE[0], OTHERS[0]])
 def test_second_stream(case: Case) -> None:
     contract.check_second_stream(*tensors_alone(case, torch.float16, "cuda"))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", [ONE_KERNEL[0], TWO_KERNELS[0]])
+@pytest.mark.parametrize("case", [ONE_WAVE[0], OTHERS[0]])
 def test_graph_capture(case: Case) -> None:
     def change(inputs: contract.Inputs) -> None:
         inputs[0].mul_(-0.5)
@@ -274,8 +274,8 @@ def test_graph_capture(case: Case) -> None:
 
 @pytest.mark.gpu
 def test_one_after_the_other_in_a_graph() -> None:
-    """Each kernel starts early and waits for all of its own blocks; many replays of many."""
-    run, inputs = tensors_alone(ONE_KERNEL[0], torch.float16, "cuda")
+    """Each kernel starts early and waits for the one before it; many replays of many."""
+    run, inputs = tensors_alone(ONE_WAVE[0], torch.float16, "cuda")
     expected = run(*inputs)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -290,8 +290,8 @@ def test_one_after_the_other_in_a_graph() -> None:
 
 @pytest.mark.gpu
 def test_on_two_streams_at_once() -> None:
-    """Each wants the whole GPU: one waits for the other, and neither for ever."""
-    run, inputs = tensors_alone(ONE_KERNEL[0], torch.float16, "cuda")
+    """Each wants the whole GPU, and neither reads what the other writes."""
+    run, inputs = tensors_alone(ONE_WAVE[0], torch.float16, "cuda")
     expected = run(*inputs)
     streams = [torch.cuda.Stream() for _ in range(2)]
     torch.cuda.synchronize()
@@ -306,7 +306,7 @@ def test_on_two_streams_at_once() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", [ONE_KERNEL[0], TWO_KERNELS[2]])
+@pytest.mark.parametrize("case", [ONE_WAVE[0], OTHERS[2]])
 def test_opcheck_of_the_cuda_kernel(case: Case) -> None:
     inputs = case.inputs(torch.float16, "cuda")
     if reason := skip_reason("conv_spade", "cuda", inputs):

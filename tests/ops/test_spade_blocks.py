@@ -61,14 +61,14 @@ SMALL = [
     Case((3, 3, 9, 16), 8, 4),
     Case((1, 24, 24, 4), 3, 5),  # several blocks of pixels of Triton's kernels
 ]
-ONE_KERNEL = [  # on a GPU of 132 multiprocessors
+ONE_WAVE = [  # of tiles of 128 pixels by 128 outputs, on a GPU of 132 multiprocessors
     Case((1, 64, 64, 512), 128, 11),
     Case((2, 64, 64, 256), 64, 4),
-    Case((3, 22, 64, 512), 192, 3),  # as many blocks as multiprocessors
+    Case((3, 22, 64, 512), 192, 3),
     Case((1, 64, 128, 256), 128, 2),
 ]
-STEP_BY_STEP = [
-    Case((2, 64, 64, 512), 128, 4),  # each step in two kernels
+OTHERS = [
+    Case((2, 64, 64, 512), 128, 4),
     Case((1, 32, 64, 128), 64, 3),
     Case((3, 33, 47, 96), 64, 3),
 ]
@@ -212,7 +212,7 @@ def test_triton_opcheck_and_compile(case: Case) -> None:
 @pytest.mark.gpu
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
-@pytest.mark.parametrize("case", [*ONE_KERNEL, *STEP_BY_STEP])
+@pytest.mark.parametrize("case", [*ONE_WAVE, *OTHERS])
 def test_half_within_pytorchs_own_error(case: Case, backend: str) -> None:
     inputs = case.inputs(torch.float16, "cuda")
     if reason := skip_reason("spade_blocks", backend, inputs):
@@ -227,7 +227,7 @@ def skip_without_the_kernel(inputs: list[Any]) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("case", [*ONE_KERNEL, *STEP_BY_STEP])
+@pytest.mark.parametrize("case", [*ONE_WAVE, *OTHERS])
 def test_cuda_is_conv_spade_step_by_step(case: Case) -> None:
     inputs = case.inputs(torch.float16, "cuda")
     skip_without_the_kernel(inputs)
@@ -235,7 +235,7 @@ def test_cuda_is_conv_spade_step_by_step(case: Case) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", ONE_KERNEL)
+@pytest.mark.parametrize("case", ONE_WAVE)
 def test_statistics_are_those_of_each_image_and_channel(case: Case) -> None:
     """With images and channels far apart: a mean or a deviation from elsewhere would be seen."""
     inputs = case.inputs(torch.float16, "cuda")
@@ -249,26 +249,26 @@ def test_statistics_are_those_of_each_image_and_channel(case: Case) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize("case", [*ONE_KERNEL, *STEP_BY_STEP])
+@pytest.mark.parametrize("case", [*ONE_WAVE, *OTHERS])
 def test_slices_on_the_gpu(case: Case) -> None:
     inputs = case.inputs(torch.float16, "cuda")
     contract.assert_same(ops.spade_blocks(*slices(inputs)), ops.spade_blocks(*inputs))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", [*ONE_KERNEL, STEP_BY_STEP[0]])
+@pytest.mark.parametrize("case", [*ONE_WAVE, OTHERS[0]])
 def test_repeatable(case: Case) -> None:
     contract.check_repeatable(*tensors_alone(case, torch.float16, "cuda"))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", [ONE_KERNEL[0], STEP_BY_STEP[0]])
+@pytest.mark.parametrize("case", [ONE_WAVE[0], OTHERS[0]])
 def test_second_stream(case: Case) -> None:
     contract.check_second_stream(*tensors_alone(case, torch.float16, "cuda"))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", [ONE_KERNEL[0], STEP_BY_STEP[0]])
+@pytest.mark.parametrize("case", [ONE_WAVE[0], OTHERS[0]])
 def test_graph_capture(case: Case) -> None:
     def change(inputs: contract.Inputs) -> None:
         inputs[0].mul_(-0.5)
@@ -280,8 +280,8 @@ def test_graph_capture(case: Case) -> None:
 
 @pytest.mark.gpu
 def test_one_after_the_other_in_a_graph() -> None:
-    """Each kernel starts early and waits for all of its own blocks; the counter that they share has turned before."""
-    run, inputs = tensors_alone(ONE_KERNEL[0], torch.float16, "cuda")
+    """Each kernel starts early and waits for the one before it."""
+    run, inputs = tensors_alone(ONE_WAVE[0], torch.float16, "cuda")
     expected = run(*inputs)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -296,8 +296,8 @@ def test_one_after_the_other_in_a_graph() -> None:
 
 @pytest.mark.gpu
 def test_on_two_streams_at_once() -> None:
-    """Each wants the whole GPU: one waits for the other, and neither for ever."""
-    run, inputs = tensors_alone(ONE_KERNEL[1], torch.float16, "cuda")
+    """Each wants the whole GPU, and neither reads what the other writes."""
+    run, inputs = tensors_alone(ONE_WAVE[1], torch.float16, "cuda")
     expected = run(*inputs)
     streams = [torch.cuda.Stream() for _ in range(2)]
     torch.cuda.synchronize()
@@ -312,7 +312,7 @@ def test_on_two_streams_at_once() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", [ONE_KERNEL[1], STEP_BY_STEP[2]])
+@pytest.mark.parametrize("case", [ONE_WAVE[1], OTHERS[2]])
 def test_opcheck_of_the_cuda_kernel(case: Case) -> None:
     inputs = case.inputs(torch.float16, "cuda")
     skip_without_the_kernel(inputs)
