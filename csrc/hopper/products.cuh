@@ -25,6 +25,7 @@ template <int BlockM_, int BlockN_, int Stages_, int Channels_ = 0, bool Cluster
 struct ConvConfig {
   static constexpr int BlockM = BlockM_, BlockN = BlockN_, Stages = Stages_, Channels = Channels_;
   static constexpr bool Clusters = Clusters_;
+  static constexpr int kCluster = 1;                       // blocks of other tiles that load weights for each other
   static constexpr bool kRowPairs = false;                 // whether a thread's products 0 and 1 are neighbours in h
   static constexpr int BlockK = kBoxChannels, StepK = 16;  // channels in a 128-byte swizzled row, and in one wgmma
   static constexpr int FullBoxes = Channels / BlockK, TailSteps = Channels % BlockK / StepK;
@@ -88,6 +89,12 @@ struct RingBarriers {
     reinterpret_cast<EmptyBarrier&>(empty[stage]).wait(phase ^ 1);
   }
   __device__ void wait_full(int stage, uint32_t phase) { reinterpret_cast<FullBarrier&>(full[stage]).wait(phase); }
+  // As release, in all Blocks blocks of the cluster, each of which has the stage's boxes.
+  template <int Blocks>
+  __device__ void release_in_cluster(int stage) {
+    const uint32_t block = threadIdx.x % (256 * Blocks / Consumers);
+    reinterpret_cast<EmptyBarrier&>(empty[stage]).arrive(block, block < Blocks);
+  }
   // Called by all threads of a warpgroup whose products from the stage are done, or of a warp that has read it.
   __device__ void release(int stage) {
     if (threadIdx.x % (256 / Consumers) == 0) {
@@ -114,6 +121,14 @@ struct StageCursor {
 __device__ inline void load_box(const CUtensorMap& map, uint64_t* full, void* to, const std::array<int, 5>& at) {
   constexpr uint64_t kEvictNormal = 0x1000000000000000;
   cute::SM90_TMA_LOAD_5D::copy(&map, full, kEvictNormal, to, at[0], at[1], at[2], at[3], at[4]);
+}
+
+// Into the same place of the first `blocks` blocks of the cluster, and counted by the same barrier of each.
+__device__ inline void load_box_for_all(int blocks, const CUtensorMap& map, uint64_t* full, void* to,
+                                        const std::array<int, 5>& at) {
+  constexpr uint64_t kEvictNormal = 0x1000000000000000;
+  cute::SM90_TMA_LOAD_MULTICAST_5D::copy(&map, full, (1 << blocks) - 1, kEvictNormal, to, at[0], at[1], at[2], at[3],
+                                         at[4]);
 }
 
 // The sums of the first wgmma.

@@ -76,16 +76,14 @@ struct RowPairLoop {
 
   // This block's half of each tile's columns, for both blocks; a tile's place is empty when it is in both.
   __device__ static void load_weights(const RowPairMaps& maps, Storage& storage) {
-    constexpr uint64_t kEvictNormal = 0x1000000000000000;
     constexpr int kColumns = kPairColumns / Config::kCluster;
     const int first = static_cast<int>(cute::block_rank_in_cluster()) * kColumns;
     StageCursor<Config::Stages> at;
     CUTLASS_PRAGMA_NO_UNROLL
     for (int tile = 0; tile < kPairSteps * kStepTiles; ++tile) {
       uint64_t* full = storage.ring.begin_fill(at.stage, at.phase, kTileBytes);
-      cute::SM90_TMA_LOAD_MULTICAST_5D::copy(&maps.weight, full, (1 << Config::kCluster) - 1, kEvictNormal,
-                                             storage.weight[at.stage] + first * Config::BlockK, tile * Config::BlockK,
-                                             first, 0, 0, 0);
+      load_box_for_all(Config::kCluster, maps.weight, full, storage.weight[at.stage] + first * Config::BlockK,
+                       {tile * Config::BlockK, first, 0, 0, 0});
       at.advance();
     }
   }
@@ -305,8 +303,7 @@ struct RowPairLoop {
 
     // A tile's place, in both blocks.
     __device__ __forceinline__ void release(int stage) {
-      const uint32_t block = threadIdx.x % 128;
-      reinterpret_cast<EmptyBarrier&>(storage.ring.empty[stage]).arrive(block, block < Config::kCluster);
+      storage.ring.template release_in_cluster<Config::kCluster>(stage);
     }
 
     __device__ __forceinline__ void wait_for_all() {

@@ -2,8 +2,11 @@
 // thread's sums lie.
 //
 // A block's tile is 4 rows of 64 pixels; one TMA box brings 64 channels of them with their halo, once for the nine taps
-// of a depth. Weights come tile by tile in the order of their use.
+// of a depth. Weights come tile by tile in the order of their use. Two blocks of a cluster have the same outputs and
+// load the tiles in turn, each for both: every block loading all of them is more than the L2 gives.
 #pragma once
+
+#include <cute/arch/cluster_sm90.hpp>
 
 #include "hopper/half_matrices.cuh"
 #include "hopper/products.cuh"
@@ -15,6 +18,7 @@ namespace lpkernels::hopper {
 template <int BlockN_, int Stages_, int Channels_ = 0>
 struct WinogradConfig : ConvConfig<kWinogradTileH * kWinogradTileW, BlockN_, Stages_, Channels_> {
   using Base = ConvConfig<kWinogradTileH * kWinogradTileW, BlockN_, Stages_, Channels_>;
+  static constexpr int kCluster = kWinogradCluster;
   static constexpr bool kRowPairs = true;
   using Element = typename Base::Element;
   using Mma = decltype(cute::make_tiled_mma(
@@ -41,6 +45,10 @@ struct WinogradConfig : ConvConfig<kWinogradTileH * kWinogradTileW, BlockN_, Sta
   }
 };
 
+// A tile's place is empty when it is in all blocks of the cluster.
+template <class Config>
+using WeightRing = RingBarriers<Config::Stages, 1, 2 * Config::kCluster>;
+
 // Together: whether the products of both kinds are made together (winograd.h).
 template <class Config_, bool Together>
 struct WinogradBoxes {
@@ -54,7 +62,7 @@ struct WinogradBoxes {
     alignas(1024) unsigned char x[kXStages][kBoxBytes];
     alignas(1024) Element weight[Config::Stages][Config::BlockN * Config::BlockK];
     RingBarriers<kXStages, 1, 8> x_ring;
-    RingBarriers<Config::Stages, 1> ring;
+    WeightRing<Config> ring;
 
     __device__ void init() {
       x_ring.init();
@@ -95,12 +103,15 @@ struct WinogradBoxes {
   __device__ static void load_weights(const CUtensorMap& map, const ConvShape& shape, Memory& storage,
                                       const ConvBlock& block, Cursors& cursors) {
     const int row = shape.permuted ? block.weight_row / shape.group : block.weight_row;
-    const int end = weight_row(shape);
+    const int end = weight_row(shape) / Config::BlockK, own = static_cast<int>(cute::block_rank_in_cluster());
     auto& at = cursors.weight;
-    for (int k = 0; k < end; k += Config::BlockK) {
+    for (int tile = 0; tile < end; ++tile) {
       uint64_t* full = storage.ring.begin_fill(at.stage, at.phase, kTileBytes);
-      load_box(map, full, storage.weight[at.stage],
-               shape.permuted ? std::array<int, 5>{k, 0, 0, 0, row} : std::array<int, 5>{k, row, 0, 0, 0});
+      if (tile % Config::kCluster == own) {
+        const int k = tile * Config::BlockK;
+        load_box_for_all(Config::kCluster, map, full, storage.weight[at.stage],
+                         shape.permuted ? std::array<int, 5>{k, 0, 0, 0, row} : std::array<int, 5>{k, row, 0, 0, 0});
+      }
       at.advance();
     }
   }
@@ -119,18 +130,6 @@ struct WinogradOperands {
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < Count; ++i) {
       cute::warpgroup_fence_operand(of[i]);
-    }
-  }
-};
-
-// What a lane loads of a 16 x 16 matrix, for each tap in w: an offset from a row of the box.
-struct WinogradChunks {
-  uint32_t of[kWinogradTaps];
-
-  __device__ __forceinline__ explicit WinogradChunks(int thread) {
-    CUTLASS_PRAGMA_UNROLL
-    for (int kw = 0; kw < kWinogradTaps; ++kw) {
-      of[kw] = winograd_chunk(thread % 128 / 32 * 16 + thread % 16 + kw, thread % 32 / 16);
     }
   }
 };

@@ -41,14 +41,17 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_>,
     typename Config::Accumulator& acc;
     Cursors& cursors;
     const int thread;
-    const WinogradChunks chunks;
+    const int pixel;  // of its 16 pixels in a row, the one this lane loads
     typename Config::Mma mma;
-    Operands x[2];  // of the group whose products are made, and of the next
-    uint32_t box;   // with the first row of this warpgroup
-    int read = -1;  // the stage of the tile that was multiplied with last
+    Operands x[2];     // of the group whose products are made, and of the next
+    uint32_t box;      // with the first row of this warpgroup
+    MatrixWords u[4];  // rows of x that the operands of the group behind the next are made of
+    int kw;            // the tap in w that is fetched
+    uint32_t chunk;    // what this lane loads of a row for it
+    int read = -1;     // the stage of the tile that was multiplied with last
 
     __device__ __forceinline__ Walk(Memory& storage, int thread, typename Config::Accumulator& acc, Cursors& cursors)
-        : storage(storage), acc(acc), cursors(cursors), thread(thread), chunks(thread) {}
+        : storage(storage), acc(acc), cursors(cursors), thread(thread), pixel(thread % 128 / 32 * 16 + thread % 16) {}
 
     __device__ __forceinline__ void begin() {
       mma.accumulate_ = cute::GMMA::ScaleOut::One;
@@ -60,13 +63,13 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_>,
     // Any number of steps of four slices.
     __device__ __forceinline__ void even_steps(int left) {
       if (left % 2 != 0) {
-        step<4, false, 0>();
+        step<4, false>();
         --left;
       }
       CUTLASS_PRAGMA_NO_UNROLL
       for (; left > 0; left -= 2) {
-        step<4, true, 0>();
-        step<4, false, 0>();
+        step<4, true>();
+        step<4, false>();
       }
     }
 
@@ -93,27 +96,27 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_>,
       read = -1;
     }
 
-    // The place of the tile that was multiplied with last, once its products are done.
+    // The place of the tile that was multiplied with last, in all blocks, once its products are done.
     __device__ __forceinline__ void release_tile() {
       if (read >= 0) {
-        storage.ring.release(read);
+        storage.ring.template release_in_cluster<Config::kCluster>(read);
       }
     }
 
     template <bool TapsFirst, size_t... Box>
     __device__ __forceinline__ void depth(std::index_sequence<Box...>) {
-      (step<(Box < Config::FullBoxes ? 4 : Config::TailSteps), TapsFirst == (Box % 2 == 0), 0>(), ...);
+      (step<(Box < Config::FullBoxes ? 4 : Config::TailSteps), TapsFirst == (Box % 2 == 0)>(), ...);
     }
 
-    // Parity: which of x has the first group's operands.
-    template <int Slices, bool TapsFirst, int Parity>
+    template <int Slices, bool TapsFirst>
     __device__ __forceinline__ void step() {
-      constexpr int kGroups = winograd_groups(Slices), kNext = (Parity + kGroups) % 2;
       storage.x_ring.wait_full(cursors.x.stage, cursors.x.phase);
       box = cute::cast_smem_ptr_to_uint(storage.x[cursors.x.stage]) + winograd_row(thread / 128, 0) * kWinogradRowBytes;
-      load<Slices, TapsFirst, 0>(x[Parity]);
-      products<Slices, TapsFirst, Parity>(std::make_index_sequence<kGroups>());
-      load<Slices, !TapsFirst, 0>(x[kNext]);
+      at_tap(0);
+      fetch<TapsFirst, 0>();
+      products<Slices, TapsFirst, 0>();
+      at_tap(0);
+      fetch<!TapsFirst, 0>();
       wait_for_all();
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < cute::size(acc.sums[0]); ++i) {
@@ -124,37 +127,78 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_>,
         }
       }
       fence_sums();
-      products<Slices, !TapsFirst, kNext>(std::make_index_sequence<kGroups>());
+      products<Slices, !TapsFirst, winograd_groups(Slices) % 2>();
       storage.x_ring.release(cursors.x.stage);
       cursors.x.advance();
     }
 
-    template <int Slices, bool Taps, int Parity, size_t... I>
-    __device__ __forceinline__ void products(std::index_sequence<I...>) {
-      (multiply<Slices, Taps, Parity, static_cast<int>(I)>(), ...);
+    // All groups of a kind; the first is fetched. Parity: which of x it has.
+    template <int Slices, bool Taps, int Parity>
+    __device__ __forceinline__ void products() {
+      make<Taps>(x[Parity]);
+      fetch_next<Slices, Taps, 0>();
+      if constexpr (Slices % 2 == 0) {
+        CUTLASS_PRAGMA_NO_UNROLL
+        for (int kw = 0; kw < kWinogradTaps - 1; ++kw) {
+          tap<Slices, Taps, Parity, 0, false>();
+        }
+      } else {
+        tap<Slices, Taps, Parity, 0, false>();
+        tap<Slices, Taps, Parity, Slices, false>();
+      }
+      tap<Slices, Taps, Parity, 2 * Slices, true>();
     }
 
-    // Issues the products of a group and loads the next, while those before it end.
-    template <int Slices, bool Taps, int Parity, int I>
+    // The groups of a tap in w; First: how many there were before, or another even number.
+    template <int Slices, bool Taps, int Parity, int First, bool Last>
+    __device__ __forceinline__ void tap() {
+      groups<Slices, Taps, Parity, First, Last>(std::make_index_sequence<Slices>());
+    }
+
+    template <int Slices, bool Taps, int Parity, int First, bool Last, size_t... K>
+    __device__ __forceinline__ void groups(std::index_sequence<K...>) {
+      (multiply<Slices, Taps, Parity, First, Last, static_cast<int>(K)>(), ...);
+    }
+
+    // Issues the products of a group, makes the operands of the next and fetches those of the next but one.
+    template <int Slices, bool Taps, int Parity, int First, bool Last, int K>
     __device__ __forceinline__ void multiply() {
-      constexpr int kGroups = winograd_groups(Slices), kHere = (Parity + I) % 2;
+      constexpr int kGroup = First + K, kHere = (Parity + kGroup) % 2;
+      constexpr bool kMoreTaps = !Last;
       auto& weight = cursors.weight;
-      if constexpr (I % 2 == 0) {
+      if constexpr (kGroup % 2 == 0) {
         storage.ring.wait_full(weight.stage, weight.phase);
       }
-      issue(x[kHere], 2 * (I % 2));
+      issue(x[kHere], 2 * (kGroup % 2));
       cute::warpgroup_wait<1>();
       x[1 - kHere].fence();
-      if constexpr (I % 2 == 0) {  // the products of the tile before are done
+      if constexpr (kGroup % 2 == 0) {  // the products of the tile before are done
         release_tile();
       }
-      if constexpr (I % 2 == 1 || I + 1 == kGroups) {
+      if constexpr (kGroup % 2 == 1 || (Last && K + 1 == Slices)) {
         read = weight.stage;
         weight.advance();
       }
-      if constexpr (I + 1 < kGroups) {
-        load<Slices, Taps, I + 1>(x[1 - kHere]);
+      if constexpr (K + 1 < Slices || kMoreTaps) {
+        make<Taps>(x[1 - kHere]);
       }
+      if constexpr (K + 2 < Slices || kMoreTaps) {
+        fetch_next<Slices, Taps, K + 1>();
+      }
+    }
+
+    // The group behind that of slice K, the last fetched.
+    template <int Slices, bool Taps, int K>
+    __device__ __forceinline__ void fetch_next() {
+      if constexpr (K % Slices + 1 == Slices) {
+        at_tap(kw + 1);
+      }
+      fetch<Taps, (K + 1) % Slices>();
+    }
+
+    __device__ __forceinline__ void at_tap(int next) {
+      kw = next;
+      chunk = winograd_chunk(pixel + kw, thread % 32 / 16);
     }
 
     __device__ __forceinline__ void issue(Operands& from, int k) {
@@ -168,13 +212,17 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_>,
       warpgroup_commit_batch();
     }
 
-    template <int Slices, bool Taps, int I>
-    __device__ __forceinline__ void load(Operands& to) {
-      MatrixWords u[4];
+    // The rows of x that a group's operands are made of.
+    template <bool Taps, int K>
+    __device__ __forceinline__ void fetch() {
       CUTLASS_PRAGMA_UNROLL
       for (int row = Taps ? 0 : 1; row < (Taps ? 4 : 3); ++row) {
-        load_matrix(u[row], box + winograd_place(chunks.of[I / Slices], I % Slices, row));
+        load_matrix(u[row], box + winograd_place(chunk, K, row));
       }
+    }
+
+    template <bool Taps>
+    __device__ __forceinline__ void make(Operands& to) {
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < 4; ++i) {
         if constexpr (Taps) {

@@ -41,15 +41,18 @@ struct WinogradNarrowLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Chann
     Memory& storage;
     Cursors& cursors;
     const int thread;
-    const WinogradChunks chunks;
+    const int pixel;  // of its 16 pixels in a row, the one this lane loads
     typename Config::Mma mma;
     typename Config::Sum sums[kProducts];  // of each product
     Operands x[2];                         // of the group whose products are made, and of the next
     uint32_t box;                          // with the first row of this warpgroup
+    MatrixWords u[4];                      // rows of x that the operands of the group behind the next are made of
+    int kw;                                // the tap in w that is fetched
+    uint32_t chunk;                        // what this lane loads of a row for it
     int read = -1;                         // the stage of the tile that was multiplied with last
 
     __device__ __forceinline__ Walk(Memory& storage, int thread, Cursors& cursors)
-        : storage(storage), cursors(cursors), thread(thread), chunks(thread) {}
+        : storage(storage), cursors(cursors), thread(thread), pixel(thread % 128 / 32 * 16 + thread % 16) {}
 
     __device__ __forceinline__ void begin() {
       mma.accumulate_ = cute::GMMA::ScaleOut::One;
@@ -99,31 +102,62 @@ struct WinogradNarrowLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Chann
     __device__ __forceinline__ void step() {
       storage.x_ring.wait_full(cursors.x.stage, cursors.x.phase);
       box = cute::cast_smem_ptr_to_uint(storage.x[cursors.x.stage]) + winograd_row(thread / 128, 0) * kWinogradRowBytes;
-      load<Slices, 0>(x[0]);
-      products<Slices>(std::make_index_sequence<winograd_groups(Slices)>());
+      at_tap(0);
+      fetch<0>();
+      make(x[0]);
+      fetch_next<Slices, 0>();
+      if constexpr (Slices % 2 == 0) {
+        CUTLASS_PRAGMA_NO_UNROLL
+        for (int i = 0; i < kWinogradTaps - 1; ++i) {
+          tap<Slices, 0, false>(std::make_index_sequence<Slices>());
+        }
+      } else {
+        tap<Slices, 0, false>(std::make_index_sequence<Slices>());
+        tap<Slices, Slices, false>(std::make_index_sequence<Slices>());
+      }
+      tap<Slices, 2 * Slices, true>(std::make_index_sequence<Slices>());
       storage.x_ring.release(cursors.x.stage);
       cursors.x.advance();
     }
 
-    template <int Slices, size_t... I>
-    __device__ __forceinline__ void products(std::index_sequence<I...>) {
-      (multiply<Slices, static_cast<int>(I)>(), ...);
+    // The groups of a tap in w; First: how many there were before, or another even number.
+    template <int Slices, int First, bool Last, size_t... K>
+    __device__ __forceinline__ void tap(std::index_sequence<K...>) {
+      (multiply<Slices, First, Last, static_cast<int>(K)>(), ...);
     }
 
-    // Issues the products of a group and loads the next, while those before it end.
-    template <int Slices, int I>
+    // Issues the products of a group, makes the operands of the next and fetches those of the next but one.
+    template <int Slices, int First, bool Last, int K>
     __device__ __forceinline__ void multiply() {
+      constexpr int kHere = (First + K) % 2;
       auto& weight = cursors.weight;
       storage.ring.wait_full(weight.stage, weight.phase);
-      issue(x[I % 2]);
+      issue(x[kHere]);
       cute::warpgroup_wait<1>();
-      x[1 - I % 2].fence();
+      x[1 - kHere].fence();
       release_tile();
       read = weight.stage;
       weight.advance();
-      if constexpr (I + 1 < winograd_groups(Slices)) {
-        load<Slices, I + 1>(x[1 - I % 2]);
+      if constexpr (K + 1 < Slices || !Last) {
+        make(x[1 - kHere]);
       }
+      if constexpr (K + 2 < Slices || !Last) {
+        fetch_next<Slices, K + 1>();
+      }
+    }
+
+    // The group behind that of slice K, the last fetched.
+    template <int Slices, int K>
+    __device__ __forceinline__ void fetch_next() {
+      if constexpr (K % Slices + 1 == Slices) {
+        at_tap(kw + 1);
+      }
+      fetch<(K + 1) % Slices>();
+    }
+
+    __device__ __forceinline__ void at_tap(int next) {
+      kw = next;
+      chunk = winograd_chunk(pixel + kw, thread % 32 / 16);
     }
 
     __device__ __forceinline__ void issue(Operands& from) {
@@ -139,13 +173,16 @@ struct WinogradNarrowLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Chann
       warpgroup_commit_batch();
     }
 
-    template <int Slices, int I>
-    __device__ __forceinline__ void load(Operands& to) {
-      MatrixWords u[4];
+    // The rows of x that a group's operands are made of.
+    template <int K>
+    __device__ __forceinline__ void fetch() {
       CUTLASS_PRAGMA_UNROLL
       for (int row = 0; row < 4; ++row) {
-        load_matrix(u[row], box + winograd_place(chunks.of[I / Slices], I % Slices, row));
+        load_matrix(u[row], box + winograd_place(chunk, K, row));
       }
+    }
+
+    __device__ __forceinline__ void make(Operands& to) {
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < 4; ++i) {
         to.word(0, i) = difference_of_halves(u[0][i], u[2][i]);
@@ -162,10 +199,10 @@ struct WinogradNarrowLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Chann
       read = -1;
     }
 
-    // The place of the tile that was multiplied with last, once its products are done.
+    // The place of the tile that was multiplied with last, in all blocks, once its products are done.
     __device__ __forceinline__ void release_tile() {
       if (read >= 0) {
-        storage.ring.release(read);
+        storage.ring.template release_in_cluster<Config::kCluster>(read);
       }
     }
 

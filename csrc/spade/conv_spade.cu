@@ -11,10 +11,12 @@ namespace lpkernels {
 bool runs_as_one(const ConvSpadeSteps& steps) {
   const ConvShape& conv = steps.conv;
   const int64_t pixels = int64_t{conv.batch} * conv.height * conv.width;
-  const int64_t blocks = pixels / ConvSpade::ConvConfig::BlockM * (conv.outputs / ConvSpade::ConvConfig::BlockN);
+  const int64_t tiles = pixels / ConvSpade::ConvConfig::BlockM;
+  const int64_t blocks = tiles * (conv.outputs / ConvSpade::ConvConfig::BlockN);
   const int room = multiprocessors();
   return steps.winograd && conv.height % kWinogradTileH == 0 && conv.width % kWinogradTileW == 0 &&
-         conv.outputs % ConvSpade::ConvConfig::BlockN == 0 && blocks <= room && 4 * blocks >= 3 * room;
+         conv.outputs % ConvSpade::ConvConfig::BlockN == 0 && tiles % kWinogradCluster == 0 && blocks <= room &&
+         4 * blocks >= 3 * room;
 }
 
 ConvSpadeSteps conv_spade_steps(const char* op, const Activation& x, const Tensor& weight, const Tensor& bias,
@@ -107,7 +109,7 @@ void launch_conv_spade(const char* op, const ConvSpadeSteps& steps, const Activa
   p.steps.spade_params.stats = static_cast<const float*>(partials.data_ptr());
   p.steps.spade_params.parts = tiles(conv) / conv.batch;
   launch_clusters</*Cooperative=*/true>(op, &conv_spade_kernel, dim3(blocks(conv, K::ConvConfig::BlockN)), K::kThreads,
-                                        K::kBytes, /*cluster=*/1, stream, p);
+                                        K::kBytes, kWinogradCluster, stream, p);
   check_launch(op);
 }
 

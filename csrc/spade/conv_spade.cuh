@@ -70,7 +70,7 @@ struct ConvSpade {
 
   struct Storage {
     ConvLoop::Storage conv;
-    RingBarriers<SpadeConfig::Stages, 1> spade_ring;
+    WeightRing<SpadeConfig> spade_ring;
     alignas(8) uint64_t written;  // out, in each step
 
     __device__ void init() {
@@ -88,7 +88,7 @@ struct ConvSpade {
     decltype(ConvLoop::Storage::x)& x;
     Weight& weight;
     decltype(ConvLoop::Storage::x_ring)& x_ring;
-    RingBarriers<SpadeConfig::Stages, 1>& ring;
+    WeightRing<SpadeConfig>& ring;
 
     __device__ explicit SpadeStorage(Storage& storage)
         : x(storage.conv.x),
@@ -142,8 +142,8 @@ struct ConvSpade {
   }
 
   // Until nothing of the ring is in use: the other loop's boxes may come.
-  template <int Stages>
-  __device__ static void wait_until_free(RingBarriers<Stages, 1>& ring, StageCursor<Stages> at) {
+  template <int Stages, int Consumers>
+  __device__ static void wait_until_free(RingBarriers<Stages, 1, Consumers>& ring, StageCursor<Stages> at) {
     for (int i = 0; i < Stages; ++i) {
       ring.wait_empty(at.stage, at.phase);
       at.advance();
@@ -231,8 +231,9 @@ struct ConvSpade {
       cutlass::arch::fence_barrier_init();
     }
     __syncthreads();
+    cute::cluster_sync();
     if (threadIdx.x < 128) {
-      cutlass::arch::warpgroup_reg_dealloc<56>();
+      cutlass::arch::warpgroup_reg_dealloc<40>();
       if (threadIdx.x == 0) {
         wait_for_kernel_before();
         load_pixels(storage, spade_storage);
@@ -243,10 +244,12 @@ struct ConvSpade {
         fetch_values(threadIdx.x - 64, conv_memory, spade_memory);
       }
     } else {
-      cutlass::arch::warpgroup_reg_alloc<224>();
+      cutlass::arch::warpgroup_reg_alloc<232>();
       wait_for_kernel_before();
       multiply(storage, spade_storage, threadIdx.x - 128, conv_memory, spade_memory);
     }
+    __syncwarp();
+    cute::cluster_sync();  // until then the other block may arrive at this one's barriers
   }
 };
 

@@ -40,12 +40,14 @@ struct ConvSpadeSteps {
 
   // The part of either convolution that block `index` has in a step.
   LPKERNELS_HOST_DEVICE ConvBlock conv_block(int block_n, int index, int step) const {
-    ConvBlock block = block_of(conv, block_n, index, 0);
+    ConvBlock block =
+        block_in_cluster(conv, block_n, kWinogradCluster, index / kWinogradCluster, index % kWinogradCluster);
     block.weight_row += step * conv.outputs;
     return block;
   }
   LPKERNELS_HOST_DEVICE ConvBlock spade_block(int block_n, int index, int step) const {
-    ConvBlock block = block_of(spade, block_n, index, 0);
+    ConvBlock block =
+        block_in_cluster(spade, block_n, kWinogradCluster, index / kWinogradCluster, index % kWinogradCluster);
     block.weight_row += step * spade.outputs;
     block.c = step * spade.channels;
     return block;
