@@ -48,9 +48,7 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
     }
   }
   __syncthreads();
-  if constexpr (Config::kCluster > 1) {
-    cluster_sync();  // each loads into the other and arrives at its barriers
-  } else if (shared) {
+  if (shared) {
     cluster_arrive_relaxed();  // waited for before anything is sent
   }
   typename Loop::Cursors cursors;
@@ -103,10 +101,6 @@ __global__ void __launch_bounds__(Loop::Config::Threads, 1)
       }
       Epilogue::template run<Config>(params, shape, block, acc, thread, epilogue_memory, ahead);
     } while (work.next());
-  }
-  if constexpr (Config::kCluster > 1) {
-    __syncwarp();
-    cluster_sync();  // until then the other may arrive at this one's barriers
   }
 #endif
 }
@@ -207,23 +201,20 @@ void launch_conv(const void* x, int64_t pixel_stride, const void* weight, ConvSh
   const auto kernel = &conv_kernel<Loop, Epilogue>;
   cudaError_t error = allow_shared_memory<Loop, Epilogue>();
   STD_TORCH_CHECK(error == cudaSuccess, "conv: ", cudaGetErrorString(error));
-  constexpr bool kClusters = Config::kCluster > 1;
-  const int cluster = kClusters ? Config::kCluster : shape.split;
-  const int all = kClusters ? clusters(shape, Config::Outputs, cluster) : blocks(shape, Config::Outputs);
+  const int all = blocks(shape, Config::Outputs);
   cudaLaunchAttribute attributes[2];
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // start while the kernel before drains
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  attributes[1].val.clusterDim = {static_cast<unsigned>(shape.split), 1, 1};
   cudaLaunchConfig_t config{};
   const bool one_tile_each = shape.split > 1 || !Epilogue::kManyTiles;
-  const int room = kClusters ? clusters_at_once<Loop, Epilogue>(cluster) : multiprocessors();
-  config.gridDim = dim3(cluster * (one_tile_each ? all : std::min(all, room)));
+  config.gridDim = dim3(one_tile_each ? all * shape.split : std::min(all, multiprocessors()));
   config.blockDim = dim3(Config::Threads);
   config.dynamicSmemBytes = kShared;
   config.stream = stream;
   config.attrs = attributes;
-  config.numAttrs = cluster > 1 ? 2 : 1;
+  config.numAttrs = shape.split > 1 ? 2 : 1;
   error = cudaLaunchKernelEx(&config, kernel, maps, shape, params);
   STD_TORCH_CHECK(error == cudaSuccess, "conv: launch failed: ", cudaGetErrorString(error));
 }

@@ -249,16 +249,12 @@ LPKERNELS_HOST_DEVICE ConvBlock block_of(const ConvShape& shape, int block_n, in
   return block_at(shape, n, tile, phase_at(shape, place), part);
 }
 
-// Where the `size` blocks of a cluster have the same outputs of neighbouring tiles: the piece of block `rank` of
-// cluster `index`. The last cluster's blocks may have the same tile.
-LPKERNELS_HOST_DEVICE ConvBlock block_in_cluster(const ConvShape& shape, int block_n, int size, int index, int rank) {
-  const int row = shape.by_columns.quotient(index), n = (index - row * shape.by_columns.value) * block_n;
-  return block_at(shape, n, std::min(size * row + rank, tiles(shape) - 1), 0, 0);
-}
-
-// How many such clusters there are.
-LPKERNELS_HOST_DEVICE int clusters(const ConvShape& shape, int block_n, int size) {
-  return ceil_div(shape.outputs, block_n) * ceil_div(tiles(shape), size);
+// Where the `size` blocks of a cluster have the same outputs of neighbouring tiles, of which there must be a multiple
+// of `size`: the piece of block `index`.
+LPKERNELS_HOST_DEVICE ConvBlock block_in_cluster(const ConvShape& shape, int block_n, int size, int index) {
+  const int cluster = index / size, row = shape.by_columns.quotient(cluster);
+  const int n = (cluster - row * shape.by_columns.value) * block_n;
+  return block_at(shape, n, size * row + index % size, 0, 0);
 }
 
 }  // namespace lpkernels::hopper

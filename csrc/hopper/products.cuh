@@ -92,6 +92,9 @@ struct RingBarriers {
   // As release, in all Blocks blocks of the cluster, each of which has the stage's boxes.
   template <int Blocks>
   __device__ void release_in_cluster(int stage) {
+    if constexpr (Blocks == 1) {
+      return release(stage);
+    }
     const uint32_t block = threadIdx.x % (256 * Blocks / Consumers);
     reinterpret_cast<EmptyBarrier&>(empty[stage]).arrive(block, block < Blocks);
   }
@@ -123,12 +126,16 @@ __device__ inline void load_box(const CUtensorMap& map, uint64_t* full, void* to
   cute::SM90_TMA_LOAD_5D::copy(&map, full, kEvictNormal, to, at[0], at[1], at[2], at[3], at[4]);
 }
 
-// Into the same place of the first `blocks` blocks of the cluster, and counted by the same barrier of each.
-__device__ inline void load_box_for_all(int blocks, const CUtensorMap& map, uint64_t* full, void* to,
-                                        const std::array<int, 5>& at) {
+// Into the same place of all Blocks blocks of the cluster, and counted by the same barrier of each.
+template <int Blocks>
+__device__ void load_box_for_all(const CUtensorMap& map, uint64_t* full, void* to, const std::array<int, 5>& at) {
   constexpr uint64_t kEvictNormal = 0x1000000000000000;
-  cute::SM90_TMA_LOAD_MULTICAST_5D::copy(&map, full, (1 << blocks) - 1, kEvictNormal, to, at[0], at[1], at[2], at[3],
-                                         at[4]);
+  if constexpr (Blocks == 1) {
+    load_box(map, full, to, at);
+  } else {
+    cute::SM90_TMA_LOAD_MULTICAST_5D::copy(&map, full, (1 << Blocks) - 1, kEvictNormal, to, at[0], at[1], at[2], at[3],
+                                           at[4]);
+  }
 }
 
 // The sums of the first wgmma.

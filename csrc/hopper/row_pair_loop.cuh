@@ -82,8 +82,8 @@ struct RowPairLoop {
     CUTLASS_PRAGMA_NO_UNROLL
     for (int tile = 0; tile < kPairSteps * kStepTiles; ++tile) {
       uint64_t* full = storage.ring.begin_fill(at.stage, at.phase, kTileBytes);
-      load_box_for_all(Config::kCluster, maps.weight, full, storage.weight[at.stage] + first * Config::BlockK,
-                       {tile * Config::BlockK, first, 0, 0, 0});
+      load_box_for_all<Config::kCluster>(maps.weight, full, storage.weight[at.stage] + first * Config::BlockK,
+                                         {tile * Config::BlockK, first, 0, 0, 0});
       at.advance();
     }
   }

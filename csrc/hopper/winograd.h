@@ -19,7 +19,6 @@ namespace lpkernels::hopper {
 constexpr int kWinogradTaps = 3;                                     // in h and in w
 constexpr int kWinogradProducts = 4;                                 // for two rows
 constexpr int kWinogradSlice = 16;                                   // channels of a product
-constexpr int kWinogradCluster = 2;                                  // blocks that load weights for each other
 constexpr int kWinogradTileH = 4, kWinogradTileW = 64;               // of y: two rows for each multiplying warpgroup
 constexpr int kWinogradBoxH = 6, kWinogradBoxW = 72;                 // of x: with its halo, in whole swizzle atoms
 constexpr int kWinogradRowBytes = kWinogradBoxW * 2 * kBoxChannels;  // of a box

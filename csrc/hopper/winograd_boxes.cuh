@@ -2,8 +2,8 @@
 // thread's sums lie.
 //
 // A block's tile is 4 rows of 64 pixels; one TMA box brings 64 channels of them with their halo, once for the nine taps
-// of a depth. Weights come tile by tile in the order of their use. Two blocks of a cluster have the same outputs and
-// load the tiles in turn, each for both: every block loading all of them is more than the L2 gives.
+// of a depth. Weights come tile by tile in the order of their use. The blocks of a cluster have the same outputs and
+// load the tiles in turn, each for all.
 #pragma once
 
 #include <cute/arch/cluster_sm90.hpp>
@@ -15,10 +15,11 @@
 namespace lpkernels::hopper {
 
 // Channels_: as of ConvConfig; where it is 0, x must have a multiple of 64.
-template <int BlockN_, int Stages_, int Channels_ = 0>
+// Cluster_: blocks that load weights for each other.
+template <int BlockN_, int Stages_, int Channels_, int Cluster_>
 struct WinogradConfig : ConvConfig<kWinogradTileH * kWinogradTileW, BlockN_, Stages_, Channels_> {
   using Base = ConvConfig<kWinogradTileH * kWinogradTileW, BlockN_, Stages_, Channels_>;
-  static constexpr int kCluster = kWinogradCluster;
+  static constexpr int kCluster = Cluster_;
   static constexpr bool kRowPairs = true;
   using Element = typename Base::Element;
   using Mma = decltype(cute::make_tiled_mma(
@@ -103,14 +104,16 @@ struct WinogradBoxes {
   __device__ static void load_weights(const CUtensorMap& map, const ConvShape& shape, Memory& storage,
                                       const ConvBlock& block, Cursors& cursors) {
     const int row = shape.permuted ? block.weight_row / shape.group : block.weight_row;
-    const int end = weight_row(shape) / Config::BlockK, own = static_cast<int>(cute::block_rank_in_cluster());
+    const int end = weight_row(shape) / Config::BlockK;
+    const int own = Config::kCluster == 1 ? 0 : static_cast<int>(cute::block_rank_in_cluster());
     auto& at = cursors.weight;
     for (int tile = 0; tile < end; ++tile) {
       uint64_t* full = storage.ring.begin_fill(at.stage, at.phase, kTileBytes);
-      if (tile % Config::kCluster == own) {
+      if (Config::kCluster == 1 || tile % Config::kCluster == own) {
         const int k = tile * Config::BlockK;
-        load_box_for_all(Config::kCluster, map, full, storage.weight[at.stage],
-                         shape.permuted ? std::array<int, 5>{k, 0, 0, 0, row} : std::array<int, 5>{k, row, 0, 0, 0});
+        load_box_for_all<Config::kCluster>(
+            map, full, storage.weight[at.stage],
+            shape.permuted ? std::array<int, 5>{k, 0, 0, 0, row} : std::array<int, 5>{k, row, 0, 0, 0});
       }
       at.advance();
     }

@@ -11,9 +11,9 @@
 
 namespace lpkernels::hopper {
 
-template <int BlockN_, int Stages_, int Channels_ = 0>
-struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_>, /*Together=*/false> {
-  using Config = WinogradConfig<BlockN_, Stages_, Channels_>;
+template <int BlockN_, int Stages_, int Channels_ = 0, int Cluster_ = 1>
+struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_, Cluster_>, /*Together=*/false> {
+  using Config = WinogradConfig<BlockN_, Stages_, Channels_, Cluster_>;
   using Boxes = WinogradBoxes<Config, /*Together=*/false>;
   using Cursors = typename Boxes::Cursors;
 
@@ -62,15 +62,14 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_>,
 
     // Any number of steps of four slices.
     __device__ __forceinline__ void even_steps(int left) {
-      if (left % 2 != 0) {
-        step<4, false>();
-        --left;
-      }
       CUTLASS_PRAGMA_NO_UNROLL
-      for (; left > 0; left -= 2) {
-        step<4, true>();
-        step<4, false>();
-      }
+      do {
+        if (left % 2 == 0) {
+          step<4, true>();
+        } else {
+          step<4, false>();
+        }
+      } while (--left > 0);
     }
 
     // The steps of each depth, the last of which has fewer slices.

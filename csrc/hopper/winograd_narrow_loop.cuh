@@ -11,9 +11,9 @@
 
 namespace lpkernels::hopper {
 
-template <int BlockN_, int Stages_, int Channels_ = 0>
-struct WinogradNarrowLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_>, /*Together=*/true> {
-  using Config = WinogradConfig<BlockN_, Stages_, Channels_>;
+template <int BlockN_, int Stages_, int Channels_ = 0, int Cluster_ = 1>
+struct WinogradNarrowLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_, Cluster_>, /*Together=*/true> {
+  using Config = WinogradConfig<BlockN_, Stages_, Channels_, Cluster_>;
   using Boxes = WinogradBoxes<Config, /*Together=*/true>;
   using Cursors = typename Boxes::Cursors;
 

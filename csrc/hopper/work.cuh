@@ -29,17 +29,11 @@ struct Work {
       : shape(shape),
         rank(static_cast<int>(cute::block_rank_in_cluster())),
         stride(static_cast<int>(cute::cluster_grid_dims().x)),
-        end(Config::kCluster > 1 ? shape.by_columns.value * ceil_div(shape.by_tiles.value, Config::kCluster)
-                                 : shape.by_columns.value * shape.by_tiles.value * shape.phases()),
+        end(shape.by_columns.value * shape.by_tiles.value * shape.phases()),
         index(static_cast<int>(cute::cluster_id_in_grid().x)),
-        block(at(index)) {}
+        block(block_of(shape, Config::Outputs, index, rank)) {}
 
   __device__ bool last() const { return index + stride >= end; }
-
-  __device__ ConvBlock at(int piece) const {
-    return Config::kCluster > 1 ? block_in_cluster(shape, Config::Outputs, Config::kCluster, piece, rank)
-                                : block_of(shape, Config::Outputs, piece, rank);
-  }
 
   // To the next piece, if there is one.
   __device__ bool next() {
@@ -48,7 +42,7 @@ struct Work {
     }
     index += stride;
     const ConvBlock before = block;
-    block = at(index);
+    block = block_of(shape, Config::Outputs, index, rank);
     block.first = false;
     block.fresh = block.n != before.n || block.b != before.b;
     block.turn = before.turn ^ static_cast<int>(block.fresh);

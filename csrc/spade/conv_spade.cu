@@ -15,7 +15,7 @@ bool runs_as_one(const ConvSpadeSteps& steps) {
   const int64_t blocks = tiles * (conv.outputs / ConvSpade::ConvConfig::BlockN);
   const int room = multiprocessors();
   return steps.winograd && conv.height % kWinogradTileH == 0 && conv.width % kWinogradTileW == 0 &&
-         conv.outputs % ConvSpade::ConvConfig::BlockN == 0 && tiles % kWinogradCluster == 0 && blocks <= room &&
+         conv.outputs % ConvSpade::ConvConfig::BlockN == 0 && tiles % kSpadeCluster == 0 && blocks <= room &&
          4 * blocks >= 3 * room;
 }
 
@@ -109,7 +109,7 @@ void launch_conv_spade(const char* op, const ConvSpadeSteps& steps, const Activa
   p.steps.spade_params.stats = static_cast<const float*>(partials.data_ptr());
   p.steps.spade_params.parts = tiles(conv) / conv.batch;
   launch_clusters</*Cooperative=*/true>(op, &conv_spade_kernel, dim3(blocks(conv, K::ConvConfig::BlockN)), K::kThreads,
-                                        K::kBytes, kWinogradCluster, stream, p);
+                                        K::kBytes, kSpadeCluster, stream, p);
   check_launch(op);
 }
 

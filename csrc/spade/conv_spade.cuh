@@ -60,8 +60,9 @@ struct ConvSpade {
   ConvMaps conv_maps, spade_maps;
   CUtensorMap out;  // in the place of conv_maps.x, for all steps but the first
 
-  using ConvLoop = WinogradNarrowLoop</*BlockN=*/64, /*Stages=*/12>;
-  using SpadeLoop = WinogradLoop</*BlockN=*/128, /*Stages=*/6>;
+  static constexpr int kCluster = kSpadeCluster;
+  using ConvLoop = WinogradNarrowLoop</*BlockN=*/64, /*Stages=*/12, /*Channels=*/0, kCluster>;
+  using SpadeLoop = WinogradLoop</*BlockN=*/128, /*Stages=*/6, /*Channels=*/0, kCluster>;
   using ConvConfig = ConvLoop::Config;
   using SpadeConfig = SpadeLoop::Config;
   using ConvEpilogue = PixelEpilogue<ConvOfSpade, 8, /*Fresh=*/true>;

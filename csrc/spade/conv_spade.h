@@ -7,6 +7,8 @@
 
 namespace lpkernels {
 
+constexpr int kSpadeCluster = 2;  // blocks that load weights for each other
+
 // Steps of equal shape: step s has the s-th of stacked weights and biases, and of actv the channels from s times the
 // first step's on. It writes out, which the next one convolves.
 struct ConvSpadeSteps {
@@ -40,14 +42,12 @@ struct ConvSpadeSteps {
 
   // The part of either convolution that block `index` has in a step.
   LPKERNELS_HOST_DEVICE ConvBlock conv_block(int block_n, int index, int step) const {
-    ConvBlock block =
-        block_in_cluster(conv, block_n, kWinogradCluster, index / kWinogradCluster, index % kWinogradCluster);
+    ConvBlock block = block_in_cluster(conv, block_n, kSpadeCluster, index);
     block.weight_row += step * conv.outputs;
     return block;
   }
   LPKERNELS_HOST_DEVICE ConvBlock spade_block(int block_n, int index, int step) const {
-    ConvBlock block =
-        block_in_cluster(spade, block_n, kWinogradCluster, index / kWinogradCluster, index % kWinogradCluster);
+    ConvBlock block = block_in_cluster(spade, block_n, kSpadeCluster, index);
     block.weight_row += step * spade.outputs;
     block.c = step * spade.channels;
     return block;

@@ -50,16 +50,22 @@ class ConvAct(WeightedLayer):
     """conv, bias, residual, LeakyReLU, gain (``ops.conv_act``); of a grid of ``classes`` if asked.
 
     ``winograd``, here and below: with products that neighbouring rows share, where the op has a kernel for them; not
-    of classes. It pays where the picture is large.
+    of classes. ``together``: in tiles of fewer outputs, for a picture that has few tiles.
     """
 
     op = "conv_act"
 
     def __init__(
-        self, conv: Conv, negative_slope: float, dtype: torch.dtype, classes: bool = False, winograd: bool = False
+        self,
+        conv: Conv,
+        negative_slope: float,
+        dtype: torch.dtype,
+        classes: bool = False,
+        winograd: bool = False,
+        together: bool = False,
     ) -> None:
         weight = channels_last(conv[0])
-        weight = _winograd_weight(self.op, weight, dtype) if winograd else _weight(weight, classes)
+        weight = _winograd_weight(self.op, weight, dtype, together) if winograd else _weight(weight, classes)
         super().__init__(weight, conv[1], dtype)
         self.negative_slope = negative_slope
 
@@ -291,12 +297,12 @@ def _weight(packed: Tensor, classes: bool) -> Tensor:
     return ops.pack_class_weight(packed) if classes else packed
 
 
-def _winograd_weight(op: str, packed: Tensor, dtype: torch.dtype) -> Tensor:
+def _winograd_weight(op: str, packed: Tensor, dtype: torch.dtype, together: bool = False) -> Tensor:
     """A weight of 3x3 or 3x3x3 taps in the form that the op has a kernel for here."""
     outputs, *taps, channels = packed.shape
     depth = taps[0] if len(taps) == 3 else 1
     taken = ops.takes_winograd(op, packed.device.type, dtype, channels, outputs, depth)
-    return ops.pack_winograd_weight(packed, ops.packs_together(op, outputs)) if taken else packed
+    return ops.pack_winograd_weight(packed, together or ops.packs_together(op, outputs)) if taken else packed
 
 
 def _winograd_weights(op: str, packed: Tensor, spade: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ class FusedSPADEUpBlock(nn.Module):
         norms = [baseline.norm_0, baseline.norm_1]
         conv_1 = _weights.plain(baseline.conv_1)
         self.norm_0 = _spade(baseline.norm_0, dtype, classes)
-        self.conv_0 = ConvAct(_weights.plain(baseline.conv_0), NONE, dtype, winograd=True)
+        self.conv_0 = ConvAct(_weights.plain(baseline.conv_0), NONE, dtype, winograd=not classes)
         self.norm_1 = _spade(baseline.norm_1, dtype, classes)
         self.middle = baseline.conv_0.out_channels
         self.norm_s: SpadeConv | None = None
@@ -66,9 +66,9 @@ class FusedSPADEUpBlock(nn.Module):
                     self.beta_s = ConvAct(beta, NONE, dtype, classes)
                 else:
                     conv_1 = torch.cat([beta[0], conv_1[0]], dim=1), beta[1] + conv_1[1]
-                self.norm_s = SpadeConv(gamma_s, None, NONE, dtype, classes, winograd=not classes)
+                self.norm_s = SpadeConv(gamma_s, None, NONE, dtype, classes)
                 self.conv_s = ConvAct(conv_s, NONE, dtype)
-        self.conv_1 = ConvAct(conv_1, negative_slope, dtype, winograd=True)
+        self.conv_1 = ConvAct(conv_1, negative_slope, dtype, winograd=not classes)
         self.mlp_shared = UpsampleConv(_shared(norms), scale, dtype, classes)
         self.larger, self.hidden = rewrites.CLASSES if classes else scale, HIDDEN * len(norms)
         self.beside = self.middle if self.norm_s is not None and not classes else 0
@@ -116,12 +116,12 @@ class FusedSPADEDecoder(nn.Module):
         found = [baseline.get_submodule(f"G_middle_{i}") for i in range(NUM_MIDDLE_BLOCKS)]
         blocks = [block for block in found if isinstance(block, SPADEResnetBlock)]
         norms = [norm for block in blocks for norm in (block.norm_0, block.norm_1)]
-        self.mlp_shared = ConvAct(_shared(norms), RELU, dtype, winograd=True)
+        self.mlp_shared = ConvAct(_shared(norms), RELU, dtype)
         ((first, gamma, beta),) = _with_spades([baseline.fc], norms[:1])
         self.fc = ConvSpade(first, gamma, beta, LEAKY, dtype)
         *between, last = [conv for block in blocks for conv in (block.conv_0, block.conv_1)]
         self.middle = SpadeBlocks(_with_spades(between, norms[1:]), LEAKY, dtype)
-        self.last = ConvAct(_weights.plain(last), NONE, dtype)
+        self.last = ConvAct(_weights.plain(last), NONE, dtype, winograd=True, together=True)
         self.up_0 = FusedSPADEUpBlock(baseline.up_0, 2, NONE, dtype)
         self.up_1 = FusedSPADEUpBlock(baseline.up_1, 4, LEAKY, dtype, classes)
         shuffled = isinstance(baseline.conv_img, nn.Sequential)

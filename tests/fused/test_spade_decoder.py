@@ -47,15 +47,9 @@ def test_is_exact(monkeypatch: pytest.MonkeyPatch, classes: bool, winograd: bool
     network = fused(dtype=torch.float64, classes=classes)
     came = network(channels_last(feature().double()))
     assert relative_error(came, in_double(tiny().spade_generator)(feature().double())) <= 1e-9
-    convs, norms = ("conv_0", "conv_1"), ("norm_0", "norm_1", "norm_s")
-    shared = {
-        "mlp_shared",
-        "fc",
-        "middle",
-        *(f"up_0.{name}" for name in convs + norms),
-        *(f"up_1.{name}" for name in convs),
-    }
-    shared |= {f"up_1.{name}" for name in norms if not classes}
+    blocks = ("up_0",) if classes else ("up_0", "up_1")
+    layers = [f"{block}.{name}" for block in blocks for name in ("conv_0", "conv_1", "norm_0", "norm_1")]
+    shared = {"fc", "middle", "last", *layers}
     assert shares_products_of_rows(network) == (shared if winograd else set())
     spade_weights = network.fc.spade_weight, network.middle.spade_weight[0]
     assert [weight.dim() for weight in spade_weights] == 2 * [3 if winograd else 4]
