@@ -21,6 +21,8 @@ struct WinogradConfig : ConvConfig<kWinogradTileH * kWinogradTileW, BlockN_, Sta
   using Base = ConvConfig<kWinogradTileH * kWinogradTileW, BlockN_, Stages_, Channels_>;
   static constexpr int kCluster = Cluster_;
   static constexpr bool kRowPairs = true;
+  // Sums of 144 outputs need all there are; producers that fetch statistics need theirs.
+  static constexpr int ProducerRegisters = BlockN_ > 128 ? 40 : 56, ConsumerRegisters = BlockN_ > 128 ? 232 : 224;
   using Element = typename Base::Element;
   using Mma = decltype(cute::make_tiled_mma(
       cute::GMMA::rs_op_selector<Element, Element, float,

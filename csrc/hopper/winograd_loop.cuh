@@ -23,11 +23,7 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_, 
                                                  typename Config::Accumulator& acc, Cursors& cursors) {
     Walk<Memory> walk(storage, thread, acc, cursors);
     walk.begin();
-    if constexpr (Config::TailSteps == 0) {
-      walk.even_steps(shape.taps_d * shape.boxes());
-    } else {
-      walk.depths(shape.taps_d);
-    }
+    walk.steps(shape.taps_d * shape.boxes());
     walk.end();
   }
 
@@ -60,29 +56,19 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_, 
       fence_sums();
     }
 
-    // Any number of steps of four slices.
-    __device__ __forceinline__ void even_steps(int left) {
+    // All steps: box after box, depth after depth.
+    __device__ __forceinline__ void steps(int left) {
+      int boxes = 0;  // of this depth
       CUTLASS_PRAGMA_NO_UNROLL
       do {
-        if (left % 2 == 0) {
-          step<4, true>();
+        if (Config::TailSteps > 0 && boxes == Config::FullBoxes) {
+          step_of<Config::TailSteps>(left % 2 == 0);
+          boxes = 0;
         } else {
-          step<4, false>();
+          step_of<4>(left % 2 == 0);
+          ++boxes;
         }
       } while (--left > 0);
-    }
-
-    // The steps of each depth, the last of which has fewer slices.
-    __device__ __forceinline__ void depths(int count) {
-      constexpr int kSteps = Config::FullBoxes + 1;
-      CUTLASS_PRAGMA_NO_UNROLL
-      for (int left = count; left > 0; --left) {
-        if (kSteps % 2 == 0 || left % 2 == 0) {
-          depth<true>(std::make_index_sequence<kSteps>());
-        } else {
-          depth<false>(std::make_index_sequence<kSteps>());
-        }
-      }
     }
 
     __device__ __forceinline__ void end() { wait_for_all(); }
@@ -102,9 +88,15 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_, 
       }
     }
 
-    template <bool TapsFirst, size_t... Box>
-    __device__ __forceinline__ void depth(std::index_sequence<Box...>) {
-      (step<(Box < Config::FullBoxes ? 4 : Config::TailSteps), TapsFirst == (Box % 2 == 0)>(), ...);
+    template <int Slices>
+    __device__ __forceinline__ void step_of(bool taps_first) {
+      if constexpr (Slices > 0) {
+        if (taps_first) {
+          step<Slices, true>();
+        } else {
+          step<Slices, false>();
+        }
+      }
     }
 
     template <int Slices, bool TapsFirst>
