@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,34 +10,17 @@ import pytest
 import torch
 
 from lpkernels import ref
+from tests.hopper.emulator import compiled
 from tests.ops import contract
 from tests.ops.conv_inputs import exact
 from tests.ops.test_spade_blocks import Case
 from tests.ops.winograd_inputs import WEIGHTS, packed
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program spade_blocks.cpp, compiled."""
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    folder = tmp_path_factory.mktemp("spade_blocks")
-    probe = folder / "probe.cpp"
-    probe.write_text("int main(int n, char**) { return static_cast<int>(static_cast<_Float16>(n)) - 1; }\n")
-
-    def builds(source: Path, *flags: str) -> bool:
-        flags = "-std=c++20", "-O2", "-fno-strict-aliasing", *flags
-        command = [compiler, *flags, str(source), "-o", str(folder / "run")]
-        return subprocess.run(command, capture_output=True).returncode == 0
-
-    if not builds(probe):
-        pytest.skip(f"{compiler} has no _Float16")
-    includes = ROOT / "tests/hopper/emulated", ROOT / "tests/convnext/emulated", ROOT / "csrc"
-    assert builds(Path(__file__).with_name("spade_blocks.cpp"), *[f"-I{path}" for path in includes])
-    return folder / "run"
+    return compiled("spade_blocks", tmp_path_factory)
 
 
 def lowered(inputs: list[Any]) -> list[Any]:
@@ -49,8 +31,8 @@ def lowered(inputs: list[Any]) -> list[Any]:
 @pytest.mark.parametrize(
     ("case", "seed"),
     [
-        (Case((1, 8, 64, 128), 64, 3), 1),  # two tiles by two pieces of the outputs
-        (Case((1, 12, 64, 64), 128, 5), 2),  # a tile with neighbours on both sides
+        (Case((1, 8, 64, 128), 64, 3), 1),  # a cluster's two tiles by two pieces of the outputs
+        (Case((2, 12, 64, 64), 128, 5), 2),  # a tile with neighbours on both sides; a cluster with tiles of two images
         (Case((2, 4, 128, 64), 192, 2), 3),  # images and columns of tiles
     ],
 )

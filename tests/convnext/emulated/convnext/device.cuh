@@ -13,6 +13,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <new>
 #include <random>
 #include <vector>
 
@@ -81,10 +82,13 @@ namespace emulated {
   std::abort();
 }
 
+inline int rounds_of_waiting = 0;  // of all threads, since one has arrived anywhere
+
 struct Barrier {
   int expected, arrived = 0, generation = 0;
 
   int arrive() {
+    rounds_of_waiting = 0;
     const int awaited = generation;
     if (++arrived == expected) {
       arrived = 0;
@@ -99,13 +103,25 @@ struct Warp {
   uint32_t slots[32][6];
 };
 
+// Shared memory lies where a swizzle of 1024 bytes begins.
+template <class T>
+struct SharedAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kAlignment{1024};
+
+  T* allocate(size_t count) { return static_cast<T*>(operator new(count * sizeof(T), kAlignment)); }
+  void deallocate(T* memory, size_t) { operator delete(memory, kAlignment); }
+  bool operator==(const SharedAllocator&) const { return true; }
+};
+using SharedMemory = std::vector<uint4, SharedAllocator<uint4>>;
+
 struct Cluster;
 
 struct Block {
   Index index;
   Barrier barrier;
   std::vector<Warp> warps;
-  std::vector<uint4> memory;
+  SharedMemory memory;
   Cluster* cluster;
   int left;  // threads that run
 
@@ -134,6 +150,7 @@ struct Fiber {
 constexpr uint64_t kNotKnown = uint64_t{1} << 40, kTurn = uint64_t{1} << 63;
 
 inline void count(uint64_t& arrivals, uint64_t bytes) {
+  rounds_of_waiting = 0;
   if ((arrivals & ~kTurn) < bytes) {
     fail("more bytes than expected");
   }
@@ -199,11 +216,16 @@ inline void run_fiber() {
   yield();
 }
 
+constexpr int kPatience = 1000;  // rounds
+
 // Until all are done.
 inline void run(std::vector<std::unique_ptr<Cluster>>& clusters, std::vector<std::unique_ptr<Fiber>>& fibers,
                 std::mt19937& random) {
   const auto travels = [](const auto& cluster) { return !cluster->sent.empty(); };
   while (!fibers.empty() || std::any_of(clusters.begin(), clusters.end(), travels)) {
+    if (++rounds_of_waiting == kPatience) {
+      fail("all threads wait, and nothing arrives");
+    }
     std::shuffle(fibers.begin(), fibers.end(), random);
     for (auto& fiber : fibers) {
       current = fiber.get();
@@ -238,7 +260,7 @@ void launch(Kernel kernel, Index blocks, int threads, size_t shared_bytes, int c
       cluster.blocks.push_back({{i % blocks.x, i / blocks.x % blocks.y, i / blocks.x / blocks.y},
                                 {threads},
                                 std::vector<Warp>(threads / 32),
-                                std::vector<uint4>(shared_bytes / 16, uint4{~0u, ~0u, ~0u, ~0u}),
+                                SharedMemory(shared_bytes / 16, uint4{~0u, ~0u, ~0u, ~0u}),
                                 nullptr,
                                 threads});
     }

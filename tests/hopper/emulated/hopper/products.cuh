@@ -1,15 +1,16 @@
-// csrc/hopper/products.cuh without a GPU. Boxes arrive when it pleases the block's copy engine, a warp of its own, some
-// of them as memory was when they were asked for and some as it is then. A warpgroup's products (warpgroup.cuh) are
-// made at once or, by chance, not before somebody waits for them.
+// csrc/hopper/products.cuh without a GPU: boxes that arrive when it pleases the copy engine (copy_engine.h). A
+// warpgroup's products (warpgroup.cuh) are made at once or, by chance, not before somebody waits for them.
 #pragma once
 
 #include <array>
 #include <cstdint>
-#include <map>
-#include <utility>
+#include <vector>
 
-#include "convnext/device.cuh"
+#include <cute/arch/cluster_sm90.hpp>
+
+#include "copy_engine.h"
 #include "hopper/conv_boxes.h"
+#include "hopper/ring.cuh"
 #include "hopper/warpgroup.cuh"
 
 #define __forceinline__ inline
@@ -27,31 +28,12 @@ T __ldcg(const T* from) {
 using std::fmaf;
 using std::fmaxf;
 
-namespace emulated {
-
-// Of named barriers, each block's.
-inline std::map<std::pair<const Block*, int>, Barrier> named;
-
-inline Barrier& named_barrier(int threads, int id) {
-  Barrier& barrier = named[{current->block, id}];
-  barrier.expected = threads;
-  return barrier;
-}
-
-}  // namespace emulated
-
 namespace cutlass::arch {
-
-struct NamedBarrier {
-  static void sync(int threads, int id) { emulated::sync(emulated::named_barrier(threads, id)); }
-  static void arrive(int threads, int id) { emulated::named_barrier(threads, id).arrive(); }
-};
 
 template <int>
 void warpgroup_reg_alloc() {}
 template <int>
 void warpgroup_reg_dealloc() {}
-inline void fence_barrier_init() {}
 
 }  // namespace cutlass::arch
 
@@ -64,82 +46,6 @@ namespace lpkernels::hopper {
 
 struct ConvMaps {
   CUtensorMap x, weight;
-};
-
-// An mbarrier, in its eight bytes.
-struct FullBarrier {
-  uint16_t count, left;
-  uint32_t phase : 1;
-  int32_t bytes : 31;
-
-  void init(int arrivals) { *this = {static_cast<uint16_t>(arrivals), static_cast<uint16_t>(arrivals), 0, 0}; }
-  void arrive() {
-    if (left-- == 0) {
-      emulated::fail("more arrivals at a barrier than it waits for");
-    }
-    complete();
-  }
-  void arrive_and_expect_tx(int expected) {
-    bytes += expected;
-    arrive();
-  }
-  void receive(int count) {
-    bytes -= count;
-    complete();
-  }
-  void wait(uint32_t parity) const {
-    while (phase == parity) {
-      emulated::yield();
-    }
-  }
-
- private:
-  void complete() {
-    if (left == 0 && bytes == 0) {
-      left = count;
-      phase ^= 1;
-    }
-  }
-};
-static_assert(sizeof(FullBarrier) == sizeof(uint64_t));
-using EmptyBarrier = FullBarrier;
-
-template <int Stages, int Producers, int Consumers = 2>
-struct RingBarriers {
-  alignas(8) uint64_t full[Stages];
-  alignas(8) uint64_t empty[Stages];
-
-  void init() {
-    for (int stage = 0; stage < Stages; ++stage) {
-      reinterpret_cast<FullBarrier&>(full[stage]).init(Producers);
-      reinterpret_cast<EmptyBarrier&>(empty[stage]).init(Consumers);
-    }
-  }
-  uint64_t* begin_fill(int stage, uint32_t phase, int bytes) {
-    wait_empty(stage, phase);
-    reinterpret_cast<FullBarrier&>(full[stage]).arrive_and_expect_tx(bytes);
-    return &full[stage];
-  }
-  void wait_empty(int stage, uint32_t phase) { reinterpret_cast<EmptyBarrier&>(empty[stage]).wait(phase ^ 1); }
-  void wait_full(int stage, uint32_t phase) { reinterpret_cast<FullBarrier&>(full[stage]).wait(phase); }
-  void release(int stage) {
-    if (threadIdx.x % (256 / Consumers) == 0) {
-      reinterpret_cast<EmptyBarrier&>(empty[stage]).arrive();
-    }
-  }
-};
-
-template <int Stages>
-struct StageCursor {
-  int stage = 0;
-  uint32_t phase = 0;
-
-  void advance() {
-    if (++stage == Stages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
 };
 
 // What TMA puts into a box at `origin`: zeros outside the tensor.
@@ -165,39 +71,32 @@ inline std::vector<__half> fetched(const CUtensorMap& map, const std::array<int,
   return values;
 }
 
-struct BoxOnItsWay {
-  const CUtensorMap* map;
-  std::array<int, 5> origin;
-  void* to;
-  FullBarrier* full;
-  std::vector<__half> values;  // as they were when it was asked for; empty: as they are on arrival
-};
-inline std::map<const emulated::Block*, std::vector<BoxOnItsWay>> boxes_of;
-
-inline void load_box(const CUtensorMap& map, uint64_t* full, void* to, const std::array<int, 5>& at) {
+// To a block of the cluster, where the box and the barrier have the places they have in this one. It comes as memory
+// was when it was asked for or, by chance, as it is on arrival.
+inline void send_box(int rank, const CUtensorMap& map, uint64_t* full, void* to, const std::array<int, 5>& at) {
   if (reinterpret_cast<uintptr_t>(to) % 1024 != 0) {
     emulated::fail("load_box: not aligned");
   }
-  boxes_of[emulated::current->block].push_back({&map, at, to, reinterpret_cast<FullBarrier*>(full),
-                                                emulated::chance() % 2 ? fetched(map, at) : std::vector<__half>{}});
+  auto* place = emulated::place_in(static_cast<__half*>(to), rank);
+  auto* barrier = emulated::place_in(reinterpret_cast<FullBarrier*>(full), rank);
+  const auto early = emulated::chance() % 2 ? fetched(map, at) : std::vector<__half>{};
+  emulated::send(emulated::current->block->cluster->blocks.at(rank), [=, &map] {
+    const std::vector<__half> values = early.empty() ? fetched(map, at) : early;
+    for (size_t i = 0; i < values.size(); ++i) {
+      place[swizzled(i)] = values[i];
+    }
+    barrier->receive(static_cast<int>(values.size() * sizeof(__half)));
+  });
 }
 
-// The copy engine: the last thread of a block that runs.
-inline void bring_boxes() {
-  emulated::Block& block = *emulated::current->block;
-  auto& boxes = boxes_of[&block];
-  while (block.left > 1 || !boxes.empty()) {
-    if (!boxes.empty() && emulated::chance() % 4 == 0) {
-      std::swap(boxes[emulated::chance() % boxes.size()], boxes.back());
-      const BoxOnItsWay box = std::move(boxes.back());
-      boxes.pop_back();
-      const std::vector<__half> values = box.values.empty() ? fetched(*box.map, box.origin) : box.values;
-      for (size_t i = 0; i < values.size(); ++i) {
-        static_cast<__half*>(box.to)[swizzled(i)] = values[i];
-      }
-      box.full->receive(static_cast<int>(values.size() * sizeof(__half)));
-    }
-    emulated::yield();
+inline void load_box(const CUtensorMap& map, uint64_t* full, void* to, const std::array<int, 5>& at) {
+  send_box(static_cast<int>(cute::block_rank_in_cluster()), map, full, to, at);
+}
+
+inline void load_box_for_all(int blocks, const CUtensorMap& map, uint64_t* full, void* to,
+                             const std::array<int, 5>& at) {
+  for (int rank = 0; rank < blocks; ++rank) {
+    send_box(rank, map, full, to, at);
   }
 }
 

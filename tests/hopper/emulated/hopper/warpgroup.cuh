@@ -1,5 +1,6 @@
 // What csrc/hopper uses of CuTe, without a GPU: products of a warpgroup, of 64 rows in its registers with columns in
-// shared memory. Operands are read when a product is made, which may be as late as somebody waits for it.
+// shared memory. Operands are read when a product is made, which may be as late as somebody waits for it; now and then
+// a warpgroup falls far behind.
 #pragma once
 
 #include <array>
@@ -8,13 +9,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "convnext/device.cuh"
-
-namespace emulated {
-
-inline std::mt19937 chance(1);
-
-}  // namespace emulated
+#include "copy_engine.h"
 
 namespace lpkernels::hopper {
 
@@ -209,6 +204,9 @@ inline void warpgroup_commit_batch() {
   ++own.committed[lane];
   if (lane == 0) {
     own.ends.push_back(own.issued[lane]);
+    for (int rounds = emulated::chance() % 16 == 0 ? 100 : 0; rounds > 0; --rounds) {
+      emulated::yield();
+    }
   }
   emulated::sync(own.barrier);
   if (lane == 0 && emulated::chance() % 2) {

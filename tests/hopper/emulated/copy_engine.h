@@ -1,0 +1,45 @@
+// What is on its way to a block's shared memory: it arrives when it pleases the block's copy engine, the first thread
+// of a warp that the kernel does not have.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "convnext/device.cuh"
+
+namespace emulated {
+
+constexpr int kEngineThreads = 32;
+
+inline std::mt19937 chance(1);
+inline std::map<const Block*, std::vector<std::function<void()>>> on_its_way;
+
+inline void send(const Block& to, std::function<void()> arrive) {
+  if (to.left == 0) {
+    fail("something sent to a block that has left");
+  }
+  on_its_way[&to].push_back(std::move(arrive));
+}
+
+// The copy engine, until the other threads have left.
+inline void bring_all() {
+  const Block& block = *current->block;
+  auto& waiting = on_its_way[&block];
+  while (block.left > 1) {
+    if (!waiting.empty() && chance() % 4 == 0) {
+      std::swap(waiting[chance() % waiting.size()], waiting.back());
+      const auto arrive = std::move(waiting.back());
+      waiting.pop_back();
+      arrive();
+    }
+    yield();
+  }
+  if (!waiting.empty()) {
+    fail("a block has left before all that was on its way to it has arrived");
+  }
+}
+
+}  // namespace emulated
