@@ -36,7 +36,9 @@ int main(int, char** size) {
   const int outputs = std::atoi(size[4]);
   const ConvShape conv = shape_of(size, 80, outputs), spade = shape_of(size, 64, 2 * outputs);
   for (int index = 0; index < blocks(conv, kOutputs); ++index) {
-    const ConvBlock first = block_of(conv, kOutputs, index, 0), second = block_of(spade, 2 * kOutputs, index, 0);
+    const int cluster = index / kWinogradCluster, rank = index % kWinogradCluster;
+    const ConvBlock first = block_in_cluster(conv, kOutputs, kWinogradCluster, cluster, rank);
+    const ConvBlock second = block_in_cluster(spade, 2 * kOutputs, kWinogradCluster, cluster, rank);
     for (int thread = 0; thread < 256; ++thread) {
       for (int i = 0; i < 4 * kOutputs / F::kGroup; ++i) {
         const int row = row_of(thread, i % 4), vector = i / 4;

@@ -130,8 +130,10 @@ int main() {
       read(size_t{64} * shape.outputs * shape.taps_d * winograd_depth_tiles(shape.channels, together));
   std::vector<float> y(pixels * shape.outputs, 1e30f);
   Walk walk{shape, pixel_stride, together != 0, x, weight, {}, {}};
-  for (int index = 0; index < tiles(shape); ++index) {
-    const ConvBlock block = block_at(shape, 0, index, 0, 0);
+  lay_out(shape, shape.outputs);
+  for (int index = 0; index < kWinogradCluster * clusters(shape, shape.outputs, kWinogradCluster); ++index) {
+    const ConvBlock block =
+        block_in_cluster(shape, shape.outputs, kWinogradCluster, index / kWinogradCluster, index % kWinogradCluster);
     walk.run(block);
     for (int i = 0; i < kWinogradTileH * kWinogradTileW; ++i) {
       const int warpgroup = i / kWinogradTileW / 2, sum = i / kWinogradTileW % 2, w = i % kWinogradTileW;
