@@ -1,5 +1,5 @@
-// What the main loops of products that two rows of y share (winograd.h) have in common: their boxes, and where a
-// thread's sums lie.
+// What the main loops of products that two rows of y share (winograd.h) have in common: their boxes, where a thread's
+// sums lie, and what it reads.
 //
 // A block's tile is 4 rows of 64 pixels; one TMA box brings 64 channels of them with their halo, once for the nine taps
 // of a depth. Weights come tile by tile in the order of their use. The blocks of a cluster have the same outputs and
@@ -135,6 +135,93 @@ struct WinogradOperands {
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < Count; ++i) {
       cute::warpgroup_fence_operand(of[i]);
+    }
+  }
+};
+
+// What a thread reads, on its way through boxes of x and tiles of weights.
+template <class Config, class Memory, class Cursors>
+struct WinogradInputs {
+  Memory& storage;
+  Cursors& cursors;
+  const int thread;
+  const int pixel;   // of its warp's 16 in a row, the one this lane loads
+  uint32_t box;      // with the first row of this warpgroup
+  MatrixWords u[4];  // rows of x that the operands of the group behind the next are made of
+  int kw;            // the tap in w that is fetched
+  uint32_t chunk;    // what this lane loads of a row for it
+  int read = -1;     // the stage of the tile that was multiplied with last
+
+  __device__ __forceinline__ WinogradInputs(Memory& storage, Cursors& cursors, int thread)
+      : storage(storage), cursors(cursors), thread(thread), pixel(thread % 128 / 32 * 16 + thread % 16) {}
+
+  __device__ __forceinline__ void begin_box() {
+    storage.x_ring.wait_full(cursors.x.stage, cursors.x.phase);
+    box = cute::cast_smem_ptr_to_uint(storage.x[cursors.x.stage]) + winograd_row(thread / 128, 0) * kWinogradRowBytes;
+  }
+
+  // Once operands have been made of all that was fetched of it.
+  __device__ __forceinline__ void end_box() {
+    storage.x_ring.release(cursors.x.stage);
+    cursors.x.advance();
+  }
+
+  // The rows of the first group. Outer: all four; those of half sums need but the inner two.
+  template <bool Outer>
+  __device__ __forceinline__ void fetch_first() {
+    at_tap(0);
+    fetch<0, Outer>();
+  }
+
+  // Those of the group behind that of slice K, the last fetched.
+  template <int Slices, int K, bool Outer>
+  __device__ __forceinline__ void fetch_next() {
+    if constexpr (K % Slices + 1 == Slices) {
+      at_tap(kw + 1);
+    }
+    fetch<(K + 1) % Slices, Outer>();
+  }
+
+  __device__ __forceinline__ void begin_tile() { storage.ring.wait_full(cursors.weight.stage, cursors.weight.phase); }
+
+  // With its last products.
+  __device__ __forceinline__ void end_tile() {
+    read = cursors.weight.stage;
+    cursors.weight.advance();
+  }
+
+  // The place of the tile that was multiplied with last, in all blocks, once its products are done.
+  __device__ __forceinline__ void release_tile() {
+    if (read >= 0) {
+      storage.ring.template release_in_cluster<Config::kCluster>(read);
+    }
+  }
+
+  // The same where no later tile's products would do it.
+  __device__ __forceinline__ void release_last_tile() {
+    release_tile();
+    read = -1;
+  }
+
+  // The columns of a group's products, by their place in a tile and its stage.
+  template <class Mma>
+  __device__ __forceinline__ auto columns(const Mma& mma) const {
+    using namespace cute;
+    const auto weight = make_tensor(make_smem_ptr(&storage.weight[0][0]), typename Config::WeightLayout{});
+    return mma.get_thread_slice(thread).partition_fragment_B(weight);
+  }
+
+ private:
+  __device__ __forceinline__ void at_tap(int next) {
+    kw = next;
+    chunk = winograd_chunk(pixel + kw, thread % 32 / 16);
+  }
+
+  template <int K, bool Outer>
+  __device__ __forceinline__ void fetch() {
+    CUTLASS_PRAGMA_UNROLL
+    for (int row = Outer ? 0 : 1; row < (Outer ? 4 : 3); ++row) {
+      load_matrix(u[row], box + winograd_place(chunk, K, row));
     }
   }
 };

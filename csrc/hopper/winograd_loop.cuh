@@ -33,21 +33,13 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_, 
   // A thread's way through the steps.
   template <class Memory>
   struct Walk {
-    Memory& storage;
+    WinogradInputs<Config, Memory, Cursors> in;
     typename Config::Accumulator& acc;
-    Cursors& cursors;
-    const int thread;
-    const int pixel;  // of its 16 pixels in a row, the one this lane loads
     typename Config::Mma mma;
-    Operands x[2];     // of the group whose products are made, and of the next
-    uint32_t box;      // with the first row of this warpgroup
-    MatrixWords u[4];  // rows of x that the operands of the group behind the next are made of
-    int kw;            // the tap in w that is fetched
-    uint32_t chunk;    // what this lane loads of a row for it
-    int read = -1;     // the stage of the tile that was multiplied with last
+    Operands x[2];  // of the group whose products are made, and of the next
 
     __device__ __forceinline__ Walk(Memory& storage, int thread, typename Config::Accumulator& acc, Cursors& cursors)
-        : storage(storage), acc(acc), cursors(cursors), thread(thread), pixel(thread % 128 / 32 * 16 + thread % 16) {}
+        : in(storage, cursors, thread), acc(acc) {}
 
     __device__ __forceinline__ void begin() {
       mma.accumulate_ = cute::GMMA::ScaleOut::One;
@@ -77,15 +69,7 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_, 
     __device__ __forceinline__ void wait_for_all() {
       cute::warpgroup_wait<0>();
       fence_sums();
-      release_tile();
-      read = -1;
-    }
-
-    // The place of the tile that was multiplied with last, in all blocks, once its products are done.
-    __device__ __forceinline__ void release_tile() {
-      if (read >= 0) {
-        storage.ring.template release_in_cluster<Config::kCluster>(read);
-      }
+      in.release_last_tile();
     }
 
     template <int Slices>
@@ -101,13 +85,10 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_, 
 
     template <int Slices, bool TapsFirst>
     __device__ __forceinline__ void step() {
-      storage.x_ring.wait_full(cursors.x.stage, cursors.x.phase);
-      box = cute::cast_smem_ptr_to_uint(storage.x[cursors.x.stage]) + winograd_row(thread / 128, 0) * kWinogradRowBytes;
-      at_tap(0);
-      fetch<TapsFirst, 0>();
+      in.begin_box();
+      in.template fetch_first<TapsFirst>();
       products<Slices, TapsFirst, 0>();
-      at_tap(0);
-      fetch<!TapsFirst, 0>();
+      in.template fetch_first<!TapsFirst>();
       wait_for_all();
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < cute::size(acc.sums[0]); ++i) {
@@ -119,35 +100,30 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_, 
       }
       fence_sums();
       products<Slices, !TapsFirst, winograd_groups(Slices) % 2>();
-      storage.x_ring.release(cursors.x.stage);
-      cursors.x.advance();
+      in.end_box();
     }
 
     // All groups of a kind; the first is fetched. Parity: which of x it has.
     template <int Slices, bool Taps, int Parity>
     __device__ __forceinline__ void products() {
       make<Taps>(x[Parity]);
-      fetch_next<Slices, Taps, 0>();
+      in.template fetch_next<Slices, 0, Taps>();
+      constexpr auto kSlices = std::make_index_sequence<Slices>();
       if constexpr (Slices % 2 == 0) {
         CUTLASS_PRAGMA_NO_UNROLL
-        for (int kw = 0; kw < kWinogradTaps - 1; ++kw) {
-          tap<Slices, Taps, Parity, 0, false>();
+        for (int i = 0; i < kWinogradTaps - 1; ++i) {
+          tap<Slices, Taps, Parity, 0, false>(kSlices);
         }
       } else {
-        tap<Slices, Taps, Parity, 0, false>();
-        tap<Slices, Taps, Parity, Slices, false>();
+        tap<Slices, Taps, Parity, 0, false>(kSlices);
+        tap<Slices, Taps, Parity, Slices, false>(kSlices);
       }
-      tap<Slices, Taps, Parity, 2 * Slices, true>();
+      tap<Slices, Taps, Parity, 2 * Slices, true>(kSlices);
     }
 
     // The groups of a tap in w; First: how many there were before, or another even number.
-    template <int Slices, bool Taps, int Parity, int First, bool Last>
-    __device__ __forceinline__ void tap() {
-      groups<Slices, Taps, Parity, First, Last>(std::make_index_sequence<Slices>());
-    }
-
     template <int Slices, bool Taps, int Parity, int First, bool Last, size_t... K>
-    __device__ __forceinline__ void groups(std::index_sequence<K...>) {
+    __device__ __forceinline__ void tap(std::index_sequence<K...>) {
       (multiply<Slices, Taps, Parity, First, Last, static_cast<int>(K)>(), ...);
     }
 
@@ -155,65 +131,40 @@ struct WinogradLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Channels_, 
     template <int Slices, bool Taps, int Parity, int First, bool Last, int K>
     __device__ __forceinline__ void multiply() {
       constexpr int kGroup = First + K, kHere = (Parity + kGroup) % 2;
-      constexpr bool kMoreTaps = !Last;
-      auto& weight = cursors.weight;
       if constexpr (kGroup % 2 == 0) {
-        storage.ring.wait_full(weight.stage, weight.phase);
+        in.begin_tile();
       }
       issue(x[kHere], 2 * (kGroup % 2));
       cute::warpgroup_wait<1>();
       x[1 - kHere].fence();
       if constexpr (kGroup % 2 == 0) {  // the products of the tile before are done
-        release_tile();
+        in.release_tile();
       }
       if constexpr (kGroup % 2 == 1 || (Last && K + 1 == Slices)) {
-        read = weight.stage;
-        weight.advance();
+        in.end_tile();
       }
-      if constexpr (K + 1 < Slices || kMoreTaps) {
+      if constexpr (K + 1 < Slices || !Last) {
         make<Taps>(x[1 - kHere]);
       }
-      if constexpr (K + 2 < Slices || kMoreTaps) {
-        fetch_next<Slices, Taps, K + 1>();
+      if constexpr (K + 2 < Slices || !Last) {
+        in.template fetch_next<Slices, K + 1, Taps>();
       }
-    }
-
-    // The group behind that of slice K, the last fetched.
-    template <int Slices, bool Taps, int K>
-    __device__ __forceinline__ void fetch_next() {
-      if constexpr (K % Slices + 1 == Slices) {
-        at_tap(kw + 1);
-      }
-      fetch<Taps, (K + 1) % Slices>();
-    }
-
-    __device__ __forceinline__ void at_tap(int next) {
-      kw = next;
-      chunk = winograd_chunk(pixel + kw, thread % 32 / 16);
     }
 
     __device__ __forceinline__ void issue(Operands& from, int k) {
       using namespace cute;
-      const auto weight = make_tensor(make_smem_ptr(&storage.weight[0][0]), typename Config::WeightLayout{});
-      const auto fragment = mma.get_thread_slice(thread).partition_fragment_B(weight);
+      const auto columns = in.columns(mma);
+      const int stage = in.cursors.weight.stage;
       from.fence();
       warpgroup_arrive();
-      cute::gemm(mma, from.of[0](_, _, 0), fragment(_, _, k, cursors.weight.stage), acc.sums[0]);
-      cute::gemm(mma, from.of[1](_, _, 0), fragment(_, _, k + 1, cursors.weight.stage), acc.sums[1]);
+      cute::gemm(mma, from.of[0](_, _, 0), columns(_, _, k, stage), acc.sums[0]);
+      cute::gemm(mma, from.of[1](_, _, 0), columns(_, _, k + 1, stage), acc.sums[1]);
       warpgroup_commit_batch();
-    }
-
-    // The rows of x that a group's operands are made of.
-    template <bool Taps, int K>
-    __device__ __forceinline__ void fetch() {
-      CUTLASS_PRAGMA_UNROLL
-      for (int row = Taps ? 0 : 1; row < (Taps ? 4 : 3); ++row) {
-        load_matrix(u[row], box + winograd_place(chunk, K, row));
-      }
     }
 
     template <bool Taps>
     __device__ __forceinline__ void make(Operands& to) {
+      const auto& u = in.u;
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < 4; ++i) {
         if constexpr (Taps) {

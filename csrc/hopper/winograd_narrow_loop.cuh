@@ -38,21 +38,12 @@ struct WinogradNarrowLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Chann
   // A thread's way through the boxes.
   template <class Memory>
   struct Walk {
-    Memory& storage;
-    Cursors& cursors;
-    const int thread;
-    const int pixel;  // of its 16 pixels in a row, the one this lane loads
+    WinogradInputs<Config, Memory, Cursors> in;
     typename Config::Mma mma;
     typename Config::Sum sums[kProducts];  // of each product
     Operands x[2];                         // of the group whose products are made, and of the next
-    uint32_t box;                          // with the first row of this warpgroup
-    MatrixWords u[4];                      // rows of x that the operands of the group behind the next are made of
-    int kw;                                // the tap in w that is fetched
-    uint32_t chunk;                        // what this lane loads of a row for it
-    int read = -1;                         // the stage of the tile that was multiplied with last
 
-    __device__ __forceinline__ Walk(Memory& storage, int thread, Cursors& cursors)
-        : storage(storage), cursors(cursors), thread(thread), pixel(thread % 128 / 32 * 16 + thread % 16) {}
+    __device__ __forceinline__ Walk(Memory& storage, int thread, Cursors& cursors) : in(storage, cursors, thread) {}
 
     __device__ __forceinline__ void begin() {
       mma.accumulate_ = cute::GMMA::ScaleOut::One;
@@ -100,12 +91,10 @@ struct WinogradNarrowLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Chann
 
     template <int Slices>
     __device__ __forceinline__ void step() {
-      storage.x_ring.wait_full(cursors.x.stage, cursors.x.phase);
-      box = cute::cast_smem_ptr_to_uint(storage.x[cursors.x.stage]) + winograd_row(thread / 128, 0) * kWinogradRowBytes;
-      at_tap(0);
-      fetch<0>();
+      in.begin_box();
+      in.template fetch_first</*Outer=*/true>();
       make(x[0]);
-      fetch_next<Slices, 0>();
+      in.template fetch_next<Slices, 0, /*Outer=*/true>();
       if constexpr (Slices % 2 == 0) {
         CUTLASS_PRAGMA_NO_UNROLL
         for (int i = 0; i < kWinogradTaps - 1; ++i) {
@@ -116,8 +105,7 @@ struct WinogradNarrowLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Chann
         tap<Slices, Slices, false>(std::make_index_sequence<Slices>());
       }
       tap<Slices, 2 * Slices, true>(std::make_index_sequence<Slices>());
-      storage.x_ring.release(cursors.x.stage);
-      cursors.x.advance();
+      in.end_box();
     }
 
     // The groups of a tap in w; First: how many there were before, or another even number.
@@ -130,59 +118,35 @@ struct WinogradNarrowLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Chann
     template <int Slices, int First, bool Last, int K>
     __device__ __forceinline__ void multiply() {
       constexpr int kHere = (First + K) % 2;
-      auto& weight = cursors.weight;
-      storage.ring.wait_full(weight.stage, weight.phase);
+      in.begin_tile();
       issue(x[kHere]);
       cute::warpgroup_wait<1>();
       x[1 - kHere].fence();
-      release_tile();
-      read = weight.stage;
-      weight.advance();
+      in.release_tile();
+      in.end_tile();
       if constexpr (K + 1 < Slices || !Last) {
         make(x[1 - kHere]);
       }
       if constexpr (K + 2 < Slices || !Last) {
-        fetch_next<Slices, K + 1>();
+        in.template fetch_next<Slices, K + 1, /*Outer=*/true>();
       }
-    }
-
-    // The group behind that of slice K, the last fetched.
-    template <int Slices, int K>
-    __device__ __forceinline__ void fetch_next() {
-      if constexpr (K % Slices + 1 == Slices) {
-        at_tap(kw + 1);
-      }
-      fetch<(K + 1) % Slices>();
-    }
-
-    __device__ __forceinline__ void at_tap(int next) {
-      kw = next;
-      chunk = winograd_chunk(pixel + kw, thread % 32 / 16);
     }
 
     __device__ __forceinline__ void issue(Operands& from) {
       using namespace cute;
-      const auto weight = make_tensor(make_smem_ptr(&storage.weight[0][0]), typename Config::WeightLayout{});
-      const auto fragment = mma.get_thread_slice(thread).partition_fragment_B(weight);
+      const auto columns = in.columns(mma);
+      const int stage = in.cursors.weight.stage;
       from.fence();
       warpgroup_arrive();
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < kProducts; ++i) {
-        cute::gemm(mma, from.of[i](_, _, 0), fragment(_, _, i, cursors.weight.stage), sums[i]);
+        cute::gemm(mma, from.of[i](_, _, 0), columns(_, _, i, stage), sums[i]);
       }
       warpgroup_commit_batch();
     }
 
-    // The rows of x that a group's operands are made of.
-    template <int K>
-    __device__ __forceinline__ void fetch() {
-      CUTLASS_PRAGMA_UNROLL
-      for (int row = 0; row < 4; ++row) {
-        load_matrix(u[row], box + winograd_place(chunk, K, row));
-      }
-    }
-
     __device__ __forceinline__ void make(Operands& to) {
+      const auto& u = in.u;
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < 4; ++i) {
         to.word(0, i) = difference_of_halves(u[0][i], u[2][i]);
@@ -195,15 +159,7 @@ struct WinogradNarrowLoop : WinogradBoxes<WinogradConfig<BlockN_, Stages_, Chann
     __device__ __forceinline__ void wait_for_all() {
       cute::warpgroup_wait<0>();
       fence_sums();
-      release_tile();
-      read = -1;
-    }
-
-    // The place of the tile that was multiplied with last, in all blocks, once its products are done.
-    __device__ __forceinline__ void release_tile() {
-      if (read >= 0) {
-        storage.ring.template release_in_cluster<Config::kCluster>(read);
-      }
+      in.release_last_tile();
     }
 
     __device__ __forceinline__ void fence_sums() {
