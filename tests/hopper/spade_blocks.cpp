@@ -24,23 +24,6 @@ void set_tiles(ConvShape& shape) {
   lay_out(shape, Loop::Config::BlockN);
 }
 
-unsigned late_rank;
-
-// A thread of a block: the kernel's, or its copy engine's. One of a cluster's two blocks begins late.
-void run_thread(const ConvSpade& p) {
-  emulated::current->block->barrier.expected = K::kThreads;
-  if (threadIdx.x == K::kThreads) {
-    emulated::bring_all();
-  }
-  if (threadIdx.x >= K::kThreads) {
-    return;
-  }
-  for (int rounds = cute::block_rank_in_cluster() == late_rank ? 100 : 0; rounds > 0; --rounds) {
-    emulated::yield();
-  }
-  p.run(reinterpret_cast<unsigned char*>(emulated::current->block->memory.data()));
-}
-
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -51,7 +34,7 @@ int main(int count, char** arguments) {
   const int batch = number(1), height = number(2), width = number(3), channels = number(4), hidden = number(5);
   const int steps = number(6);
   emulated::chance.seed(number(7));
-  late_rank = number(7) % kWinogradCluster;
+  const unsigned late = number(7) % kWinogradCluster;
   const size_t pixels = size_t{1} * batch * height * width, values = pixels * channels;
   const auto row = [](int of, bool together) {  // elements of an output's weight
     return size_t{kBoxChannels} * winograd_depth_tiles(of, together);
@@ -98,8 +81,10 @@ int main(int count, char** arguments) {
   p.steps.spade_params.negative_slope = 0.2f;
   p.steps.spade_params.parts = tiles(conv) / batch;
   const auto grid = static_cast<unsigned>(blocks(conv, K::ConvConfig::BlockN));
-  emulated::launch(&run_thread, Index{grid, 1, 1}, K::kThreads + emulated::kEngineThreads, K::kBytes, kWinogradCluster,
-                   p,
+  const auto kernel = [late](const K& p) {
+    emulated::run_thread(K::kThreads, late, [&](unsigned char* memory) { p.run(memory); });
+  };
+  emulated::launch(kernel, Index{grid, 1, 1}, K::kThreads + emulated::kEngineThreads, K::kBytes, kWinogradCluster, p,
                    /*cooperative=*/true);
   std::fwrite(y.data(), sizeof(__half), values, stdout);
   std::fwrite(out.data(), sizeof(__half), values, stdout);

@@ -42,4 +42,19 @@ inline void bring_all() {
   }
 }
 
+// A thread of a kernel of `threads`, or of the block's copy engine; run(shared memory). The blocks that are `late` in
+// their cluster begin after the others.
+template <class Run>
+void run_thread(int threads, unsigned late, Run&& run) {
+  Block& block = *current->block;
+  block.barrier.expected = threads;
+  if (static_cast<int>(threadIdx.x) >= threads) {
+    return static_cast<int>(threadIdx.x) == threads ? bring_all() : void();
+  }
+  for (int rounds = blockIdx.x % block.cluster->blocks.size() == late ? 100 : 0; rounds > 0; --rounds) {
+    yield();
+  }
+  run(reinterpret_cast<unsigned char*>(block.memory.data()));
+}
+
 }  // namespace emulated

@@ -5,6 +5,7 @@
 
 #include "common/stable.h"
 #include "hopper/block_memory.cuh"
+#include "hopper/work.cuh"
 
 // The launch of statistics.cuh's own kernel compiles, and does nothing.
 #undef gridDim  // a field of theirs
@@ -45,13 +46,6 @@ namespace hopper {
 
 template <class Config, int Kinds>
 struct ClusterSums;
-
-inline void sync_consumers() {
-  cutlass::arch::NamedBarrier::sync(256, 1);
-}
-inline void sync_values() {
-  cutlass::arch::NamedBarrier::sync(256 + 64, 2);
-}
 
 }  // namespace hopper
 }  // namespace lpkernels

@@ -105,7 +105,7 @@ struct ConvConfig {
   static constexpr int BlockM = BlockM_, BlockN = BlockN_, Stages = Stages_, Channels = Channels_;
   static constexpr bool Clusters = false;
   static constexpr int BlockK = kBoxChannels, StepK = 16, FullBoxes = Channels / BlockK;
-  static constexpr int TailSteps = Channels % BlockK / StepK, Threads = 384;
+  static constexpr int TailSteps = Channels % BlockK / StepK, Threads = 384, Outputs = BlockN;
   using Element = __half;
 };
 
