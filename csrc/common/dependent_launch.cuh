@@ -38,6 +38,19 @@ cudaError_t clusters_at_once(Kernel* kernel, int threads, int shared_bytes, int 
   return error == cudaSuccess ? cudaOccupancyMaxActiveClusters(count, kernel, &config) : error;
 }
 
+// Whether the current GPU holds `blocks` of them at once, and launches them so.
+template <class Kernel>
+bool holds_all(Kernel* kernel, int threads, int shared_bytes, int cluster, int64_t blocks) {
+  int device = 0, cooperative = 0, clusters = 0;
+  cudaGetDevice(&device);
+  const bool known = cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device) == cudaSuccess &&
+                     clusters_at_once(kernel, threads, shared_bytes, cluster, &clusters) == cudaSuccess;
+  if (!known) {
+    cudaGetLastError();  // such a GPU takes the other way
+  }
+  return known && cooperative == 1 && blocks <= int64_t{clusters} * cluster;
+}
+
 // Launches `kernel` so that it may start early, in clusters of `cluster` neighbouring blocks of the grid's x; if
 // Cooperative, with all of its blocks on the GPU at once. Raises on GPUs without clusters: there such a kernel has no
 // body.

@@ -25,19 +25,6 @@ CUtensorMap boxes(const Tensor& weight, int rows_of_box) {
                                                 {kBoxDepth, static_cast<uint32_t>(rows_of_box), 1, 1, 1}});
 }
 
-// Whether the current GPU holds `blocks` of them at once.
-template <class Kernel>
-bool holds_all(Kernel* kernel, int blocks, int cluster, int shared_bytes) {
-  int device = 0, cooperative = 0, clusters = 0;
-  cudaGetDevice(&device);
-  const bool known = cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device) == cudaSuccess &&
-                     clusters_at_once(kernel, kThreads, shared_bytes, cluster, &clusters) == cudaSuccess;
-  if (!known) {
-    cudaGetLastError();  // such a GPU takes the other way
-  }
-  return known && cooperative == 1 && blocks <= clusters * cluster;
-}
-
 // Its tensors checked, everything but the answer and what lies between the halves.
 ConvNextStage stage_of(const Sizes& in, const Tensor& x, const Tensor& taps, const Tensor& taps_bias,
                        const Tensor& wide_weight, const Tensor& wide_bias, const Tensor& gamma, const Tensor& weight,
@@ -78,7 +65,7 @@ bool run_as_one(ConvNextStage p, int batch, const Tensor& wide_weight, const Ten
   bool held = false;
   with_stage(p, [&](auto variant, int grid, int shared_bytes) {
     using V = decltype(variant);
-    held = holds_all(V::kKernel, grid, p.cluster, shared_bytes);
+    held = holds_all(V::kKernel, kThreads, shared_bytes, p.cluster, grid);
     if (!held) {
       return;
     }

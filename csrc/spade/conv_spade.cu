@@ -13,10 +13,10 @@ bool runs_as_one(const ConvSpadeSteps& steps) {
   const int64_t pixels = int64_t{conv.batch} * conv.height * conv.width;
   const int64_t tiles = pixels / ConvSpade::ConvConfig::BlockM;
   const int64_t blocks = tiles * (conv.outputs / ConvSpade::ConvConfig::BlockN);
-  const int room = multiprocessors();
   return steps.winograd && conv.height % kWinogradTileH == 0 && conv.width % kWinogradTileW == 0 &&
-         conv.outputs % ConvSpade::ConvConfig::BlockN == 0 && tiles % kSpadeCluster == 0 && blocks <= room &&
-         4 * blocks >= 3 * room;
+         conv.outputs % ConvSpade::ConvConfig::BlockN == 0 && tiles % kSpadeCluster == 0 &&
+         4 * blocks >= 3 * multiprocessors() &&
+         holds_all(&conv_spade_kernel, ConvSpade::kThreads, static_cast<int>(ConvSpade::kBytes), kSpadeCluster, blocks);
 }
 
 ConvSpadeSteps conv_spade_steps(const char* op, const Activation& x, const Tensor& weight, const Tensor& bias,

@@ -9,6 +9,7 @@
 using namespace lpkernels::hopper;
 
 constexpr int kOutputs = 64;  // of a block
+constexpr int kCluster = 2;   // kSpadeCluster
 
 // The tile's pixel that a thread's row r of four has, of two sums, as WinogradConfig has them.
 static int row_of(int thread, int r) {
@@ -36,9 +37,8 @@ int main(int, char** size) {
   const int outputs = std::atoi(size[4]);
   const ConvShape conv = shape_of(size, 80, outputs), spade = shape_of(size, 64, 2 * outputs);
   for (int index = 0; index < blocks(conv, kOutputs); ++index) {
-    const int cluster = index / kWinogradCluster, rank = index % kWinogradCluster;
-    const ConvBlock first = block_in_cluster(conv, kOutputs, kWinogradCluster, cluster, rank);
-    const ConvBlock second = block_in_cluster(spade, 2 * kOutputs, kWinogradCluster, cluster, rank);
+    const ConvBlock first = block_in_cluster(conv, kOutputs, kCluster, index);
+    const ConvBlock second = block_in_cluster(spade, 2 * kOutputs, kCluster, index);
     for (int thread = 0; thread < 256; ++thread) {
       for (int i = 0; i < 4 * kOutputs / F::kGroup; ++i) {
         const int row = row_of(thread, i % 4), vector = i / 4;

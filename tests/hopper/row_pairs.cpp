@@ -100,8 +100,8 @@ struct Walk {
 }  // namespace
 
 int main() {
-  ConvShape shape{.channels = kPairChannels, .outputs = kPairColumns, .taps_d = kPairTaps, .taps_h = kPairTaps,
-                  .taps_w = 1};
+  ConvShape shape{
+      .channels = kPairChannels, .outputs = kPairColumns, .taps_d = kPairTaps, .taps_h = kPairTaps, .taps_w = 1};
   if (std::scanf("%d %d %d %d", &shape.batch, &shape.depth, &shape.height, &shape.width) != 4) {
     return 2;
   }

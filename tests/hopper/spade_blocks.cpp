@@ -34,7 +34,7 @@ int main(int count, char** arguments) {
   const int batch = number(1), height = number(2), width = number(3), channels = number(4), hidden = number(5);
   const int steps = number(6);
   emulated::chance.seed(number(7));
-  const unsigned late = number(7) % kWinogradCluster;
+  const unsigned late = number(7) % kSpadeCluster;
   const size_t pixels = size_t{1} * batch * height * width, values = pixels * channels;
   const auto row = [](int of, bool together) {  // elements of an output's weight
     return size_t{kBoxChannels} * winograd_depth_tiles(of, together);
@@ -84,7 +84,7 @@ int main(int count, char** arguments) {
   const auto kernel = [late](const K& p) {
     emulated::run_thread(K::kThreads, late, [&](unsigned char* memory) { p.run(memory); });
   };
-  emulated::launch(kernel, Index{grid, 1, 1}, K::kThreads + emulated::kEngineThreads, K::kBytes, kWinogradCluster, p,
+  emulated::launch(kernel, Index{grid, 1, 1}, K::kThreads + emulated::kEngineThreads, K::kBytes, kSpadeCluster, p,
                    /*cooperative=*/true);
   std::fwrite(y.data(), sizeof(__half), values, stdout);
   std::fwrite(out.data(), sizeof(__half), values, stdout);

@@ -1,4 +1,4 @@
-"""The loops of products that rows share, without a GPU: their own code in clusters, run thread by thread."""
+"""The loops of products that rows share, without a GPU: their own code, run thread by thread."""
 
 from __future__ import annotations
 

@@ -131,9 +131,8 @@ int main() {
   std::vector<float> y(pixels * shape.outputs, 1e30f);
   Walk walk{shape, pixel_stride, together != 0, x, weight, {}, {}};
   lay_out(shape, shape.outputs);
-  for (int index = 0; index < kWinogradCluster * clusters(shape, shape.outputs, kWinogradCluster); ++index) {
-    const ConvBlock block =
-        block_in_cluster(shape, shape.outputs, kWinogradCluster, index / kWinogradCluster, index % kWinogradCluster);
+  for (int index = 0; index < blocks(shape, shape.outputs); ++index) {
+    const ConvBlock block = block_of(shape, shape.outputs, index, 0);
     walk.run(block);
     for (int i = 0; i < kWinogradTileH * kWinogradTileW; ++i) {
       const int warpgroup = i / kWinogradTileW / 2, sum = i / kWinogradTileW % 2, w = i % kWinogradTileW;

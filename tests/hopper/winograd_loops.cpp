@@ -1,6 +1,6 @@
-// Runs the loops of products that rows share (csrc/hopper/winograd*_loop.cuh) on the CPU, in clusters of blocks that
-// take one tile after the other, as conv.cuh's kernel does. Arguments: loop, batch, depth, height, width, channels,
-// outputs, taps in depth, clusters that run at once, seed; stdin: x, weight; stdout: y in float32.
+// Runs the loops of products that rows share (csrc/hopper/winograd*_loop.cuh) on the CPU, in blocks that take one tile
+// after the other, as conv.cuh's kernel does. Arguments: loop, batch, depth, height, width, channels, outputs, taps in
+// depth, blocks that run at once, seed; stdin: x, weight; stdout: y in float32.
 #include "hopper/conv.cuh"
 
 #include "hopper/winograd_loop.cuh"
@@ -33,7 +33,6 @@ struct Kernel {
       storage.init();
     }
     __syncthreads();
-    cute::cluster_sync();
     typename Loop::Cursors cursors;
     Work<Config> work(shape);
     do {
@@ -48,8 +47,6 @@ struct Kernel {
         store(work.block, acc, thread);
       }
     } while (work.next());
-    __syncwarp();
-    cute::cluster_sync();
   }
 
   void store(const ConvBlock& block, const typename Config::Accumulator& acc, int thread) const {
@@ -65,7 +62,7 @@ struct Kernel {
 };
 
 template <class Loop>
-void launch(ConvShape shape, int at_once, unsigned late) {
+void launch(ConvShape shape, int at_once) {
   using Config = typename Loop::Config;
   Loop::set_tile(shape);
   lay_out(shape, Config::Outputs);
@@ -75,12 +72,12 @@ void launch(ConvShape shape, int at_once, unsigned late) {
   std::vector<float> y(pixels * shape.outputs);
   const Kernel<Loop> p{
       shape, {{x.data(), Loop::x_box(shape.channels, shape)}, {weight.data(), Loop::weight_box(shape)}}, y.data()};
-  const auto kernel = [late](const Kernel<Loop>& p) {
-    emulated::run_thread(Config::Threads, late, [&](unsigned char* memory) { p.run(memory); });
+  const auto kernel = [](const Kernel<Loop>& p) {
+    emulated::run_thread(Config::Threads, 0, [&](unsigned char* memory) { p.run(memory); });
   };
-  const int clusters = std::min(lpkernels::hopper::clusters(shape, Config::Outputs, Config::kCluster), at_once);
-  emulated::launch(kernel, Index{static_cast<unsigned>(Config::kCluster * clusters), 1, 1},
-                   Config::Threads + emulated::kEngineThreads, sizeof(typename Loop::Storage), Config::kCluster, p);
+  const unsigned grid = std::min(blocks(shape, Config::Outputs), at_once);
+  emulated::launch(kernel, Index{grid, 1, 1}, Config::Threads + emulated::kEngineThreads,
+                   sizeof(typename Loop::Storage), 1, p);
   std::fwrite(y.data(), sizeof(float), y.size(), stdout);
 }
 
@@ -104,5 +101,5 @@ int main(int count, char** arguments) {
   const auto launch_loop = std::array{&launch<WinogradLoop<128, 6>>,          &launch<WinogradLoop<144, 5, 144>>,
                                       &launch<WinogradNarrowLoop<64, 9>>,     &launch<WinogradNarrowLoop<64, 9, 112>>,
                                       &launch<WinogradNarrowLoop<64, 9, 80>>, &launch<WinogradLoop<128, 6, 80>>};
-  launch_loop.at(number(1))(shape, number(9), number(10) % kWinogradCluster);
+  launch_loop.at(number(1))(shape, number(9));
 }

@@ -93,9 +93,9 @@ inline void load_box(const CUtensorMap& map, uint64_t* full, void* to, const std
   send_box(static_cast<int>(cute::block_rank_in_cluster()), map, full, to, at);
 }
 
-inline void load_box_for_all(int blocks, const CUtensorMap& map, uint64_t* full, void* to,
-                             const std::array<int, 5>& at) {
-  for (int rank = 0; rank < blocks; ++rank) {
+template <int Blocks>
+void load_box_for_all(const CUtensorMap& map, uint64_t* full, void* to, const std::array<int, 5>& at) {
+  for (int rank = 0; rank < Blocks; ++rank) {
     send_box(rank, map, full, to, at);
   }
 }
