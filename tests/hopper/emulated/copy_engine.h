@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "convnext/device.cuh"
+#include "convnext/emulator.h"
 
 namespace emulated {
 

@@ -1,4 +1,4 @@
 // Half precision without a GPU: as the fibers' header has it.
 #pragma once
 
-#include "convnext/device.cuh"
+#include "convnext/emulator.h"

@@ -1,7 +1,7 @@
 // csrc/hopper/grid_barrier.cuh without a GPU: one thread of each block meets the others.
 #pragma once
 
-#include "convnext/device.cuh"
+#include "convnext/emulator.h"
 
 namespace lpkernels::hopper {
 

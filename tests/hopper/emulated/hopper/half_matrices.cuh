@@ -1,7 +1,7 @@
 // csrc/hopper/half_matrices.cuh without a GPU: a warp's lanes tell each other where their rows of a matrix lie.
 #pragma once
 
-#include "convnext/device.cuh"
+#include "convnext/emulator.h"
 
 namespace lpkernels::hopper {
 
