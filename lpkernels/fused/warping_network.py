@@ -68,8 +68,8 @@ class FusedHourglass(nn.Module):
             bottom = level + 1 == len(encoder)
             room = self.deepest if bottom else self.parts[level + 1][1][1]
             weight, bias = _weights.pad_outputs(_weights.folded(down.conv, down.norm), room)
-            conv = place(weight, 1, self.parts[level][1:]), bias
-            self.down_blocks.append(ConvPool(conv, dtype, winograd=level == 0))
+            down_block = ConvPool((place(weight, 1, self.parts[level][1:]), bias), dtype, winograd=level == 0)
+            self.down_blocks.append(down_block)
             below = [(deepest, self.deepest)] if bottom else self.parts[level + 1]
             weight, bias = _weights.pad_outputs(_weights.folded(up.conv, up.norm), self.parts[level][0][1])
             self.up_blocks.append(UpsampleConv((place(weight, 1, below), bias), 2, dtype))
