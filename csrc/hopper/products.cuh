@@ -25,7 +25,6 @@ template <int BlockM_, int BlockN_, int Stages_, int Channels_ = 0, bool Cluster
 struct ConvConfig {
   static constexpr int BlockM = BlockM_, BlockN = BlockN_, Stages = Stages_, Channels = Channels_;
   static constexpr bool Clusters = Clusters_;
-  static constexpr int kCluster = 1;                       // blocks of other tiles that load weights for each other
   static constexpr bool kRowPairs = false;                 // whether a thread's products 0 and 1 are neighbours in h
   static constexpr int BlockK = kBoxChannels, StepK = 16;  // channels in a 128-byte swizzled row, and in one wgmma
   static constexpr int FullBoxes = Channels / BlockK, TailSteps = Channels % BlockK / StepK;
