@@ -7,6 +7,8 @@
 #include "common/kernel_table.h"
 #include "convnext/arguments.h"
 #include "convnext/batched_block.cuh"
+#include "convnext/depthwise_linear.cuh"
+#include "convnext/grn_linear.cuh"
 #include "convnext/launch.h"
 #include "hopper/tensor_map.h"
 
@@ -25,137 +27,174 @@ CUtensorMap boxes(const Tensor& weight, int rows_of_box) {
                                                 {kBoxDepth, static_cast<uint32_t>(rows_of_box), 1, 1, 1}});
 }
 
-// Its tensors checked, everything but the answer and what lies between the halves.
-ConvNextStage stage_of(const Sizes& in, const Tensor& x, const Tensor& taps, const Tensor& taps_bias,
-                       const Tensor& wide_weight, const Tensor& wide_bias, const Tensor& gamma, const Tensor& weight,
-                       const Tensor& bias) {
-  constexpr auto kHalf = ScalarType::Half, kFloat = ScalarType::Float;
-  const int64_t channels = in.channels, blocks = taps.size(0), n = wide_weight.size(1);
-  STD_TORCH_CHECK(blocks > 0 && blocks < (1 << 15), kOp, ": needs the weights of at least one block; got ", blocks);
-  STD_TORCH_CHECK(channels % 8 == 0 && channels <= WideDepthwise::Product::kDepth && n % 8 == 0 && n <= kMostDepth, kOp,
-                  ": made for channels in multiples of 8, at most ", WideDepthwise::Product::kDepth, " and ",
-                  kMostDepth, " between the halves; got ", channels, " and ", n);
-  ConvNextStage p{};
-  p.blocks = static_cast<int>(blocks);
-  p.batch = in.batch;
-  DepthwiseLinear& expand = p.expand;
-  expand.x = checked<__half>(kOp, "x", x, kHalf, {in.batch, in.height, in.width, channels});
-  expand.taps = checked<float>(kOp, "taps", taps, kFloat, {blocks, kTaps, kTaps, channels});
-  expand.taps_bias = checked<float>(kOp, "taps_bias", taps_bias, kFloat, {blocks, channels});
-  expand.weight = checked<__half>(kOp, "wide_weight", wide_weight, kHalf, {blocks, n, channels});
-  expand.bias = checked<float>(kOp, "wide_bias", wide_bias, kFloat, {blocks, n});
-  expand.height = in.height;
-  expand.width = in.width;
-  expand.channels = in.channels;
-  expand.outputs = static_cast<int>(n);
-  GrnLinear& project = p.project;
-  project.gamma = checked<float>(kOp, "gamma", gamma, kFloat, {blocks, n});
-  project.weight = checked<__half>(kOp, "weight", weight, kHalf, {blocks, channels, n});
-  project.bias = checked<float>(kOp, "bias", bias, kFloat, {blocks, channels});
-  project.residual = expand.x;
-  project.pixels = in.height * in.width;
-  project.depth = static_cast<int>(n);
-  project.outputs = in.channels;
-  return p;
-}
+// A stage's tensors, checked, and how its block-wise halves take them.
+struct Stage {
+  const Tensor &x, &taps, &taps_bias, &wide_weight, &wide_bias, &gamma, &weight, &bias;
+  Sizes in;
+  int blocks, wide;
+  ConvNextStage whole{};  // everything but the mail
 
-// As one kernel for `p.batch` images at a time, if the GPU holds it; y and h of all images lie in p.
-bool run_as_one(ConvNextStage p, int batch, const Tensor& wide_weight, const Tensor& weight, const Tensor& like,
-                cudaStream_t stream) {
+  Stage(const Tensor& x, const Tensor& taps, const Tensor& taps_bias, const Tensor& wide_weight,
+        const Tensor& wide_bias, const Tensor& gamma, const Tensor& weight, const Tensor& bias)
+      : x(x),
+        taps(taps),
+        taps_bias(taps_bias),
+        wide_weight(wide_weight),
+        wide_bias(wide_bias),
+        gamma(gamma),
+        weight(weight),
+        bias(bias),
+        in(kOp, x) {
+    constexpr auto kHalf = ScalarType::Half, kFloat = ScalarType::Float;
+    const int64_t channels = in.channels, count = taps.size(0), n = wide_weight.size(1);
+    STD_TORCH_CHECK(count > 0 && count < (1 << 15), kOp, ": needs the weights of at least one block; got ", count);
+    STD_TORCH_CHECK(channels % 8 == 0 && channels <= WideDepthwise::Product::kDepth && n % 8 == 0 && n <= kMostDepth,
+                    kOp, ": made for channels in multiples of 8, at most ", WideDepthwise::Product::kDepth, " and ",
+                    kMostDepth, " between the halves; got ", channels, " and ", n);
+    blocks = whole.blocks = static_cast<int>(count);
+    wide = whole.wide = static_cast<int>(n);
+    whole.x = checked<__half>(kOp, "x", x, kHalf, {in.batch, in.height, in.width, channels});
+    whole.taps = checked<float>(kOp, "taps", taps, kFloat, {count, kTaps, kTaps, channels});
+    whole.taps_bias = checked<float>(kOp, "taps_bias", taps_bias, kFloat, {count, channels});
+    checked<__half>(kOp, "wide_weight", wide_weight, kHalf, {count, n, channels});
+    whole.wide_bias = checked<float>(kOp, "wide_bias", wide_bias, kFloat, {count, n});
+    whole.gamma = checked<float>(kOp, "gamma", gamma, kFloat, {count, n});
+    checked<__half>(kOp, "weight", weight, kHalf, {count, channels, n});
+    whole.bias = checked<float>(kOp, "bias", bias, kFloat, {count, channels});
+    whole.batch = in.batch;
+    whole.height = in.height;
+    whole.width = in.width;
+    whole.channels = in.channels;
+  }
+
+  // The halves of a block, everything but what they write and read of each other.
+  DepthwiseLinear expand_of(int block) const {
+    return {.x = whole.x,
+            .taps = whole.taps + int64_t{block} * kTaps * kTaps * in.channels,
+            .taps_bias = whole.taps_bias + int64_t{block} * in.channels,
+            .weight = static_cast<const __half*>(wide_weight.data_ptr()) + int64_t{block} * wide * in.channels,
+            .bias = whole.wide_bias + int64_t{block} * wide,
+            .h = nullptr,
+            .squares = nullptr,
+            .height = in.height,
+            .width = in.width,
+            .channels = in.channels,
+            .outputs = wide};
+  }
+  GrnLinear project_of(int block) const {
+    return {.x = nullptr,
+            .squares = nullptr,
+            .gamma = whole.gamma + int64_t{block} * wide,
+            .weight = static_cast<const __half*>(weight.data_ptr()) + int64_t{block} * wide * in.channels,
+            .bias = whole.bias + int64_t{block} * in.channels,
+            .residual = whole.x,
+            .y = nullptr,
+            .pixels = in.height * in.width,
+            .depth = wide,
+            .outputs = in.channels,
+            .rows = 0,
+            .splits = 1,
+            .tiles = 1};
+  }
+};
+
+// As one kernel for so many images at a time, if the GPU holds it.
+bool run_as_one(const Stage& stage, int images, __half* y, cudaStream_t stream) {
+  ConvNextStage p = stage.whole;
+  p.batch = images;
+  p.y = y;
   bool held = false;
-  with_stage(p, [&](auto variant, int grid, int shared_bytes) {
+  with_stage(p, [&](auto variant, int grid) {
     using V = decltype(variant);
-    held = holds_all(V::kKernel, kThreads, shared_bytes, p.cluster, grid);
+    held = holds_all(V::kKernel, kThreads, sizeof(typename V::Memory), p.splits, grid);
     if (!held) {
       return;
     }
-    const Tensor squares = torch::stable::new_empty(like, {p.batch, p.expand.tiles, p.expand.outputs});
-    p.project.squares = p.expand.squares = static_cast<float*>(squares.data_ptr());
-    p.expand_weights = boxes(wide_weight, V::Expand::Product::kColumns);
-    p.project_weights = boxes(weight, V::Project::Product::kColumns);
-    const int64_t image = int64_t{p.batch} * p.project.pixels * p.project.outputs;
-    for (int first = 0; first < batch; first += p.batch) {
-      launch_clusters</*Cooperative=*/true>(kOp, V::kKernel, dim3(grid), kThreads, shared_bytes, p.cluster, stream, p);
-      p.expand.x += image;
-      p.project.residual += image;
-      p.project.y += image;
+    const Tensor mail = torch::stable::new_empty(stage.bias, {mail_bytes(p) / static_cast<int64_t>(sizeof(float))});
+    p.mail.first = static_cast<unsigned char*>(mail.data_ptr());
+    p.expand_weights = boxes(stage.wide_weight, V::Expand::Product::kColumns);
+    p.project_weights = boxes(stage.weight, V::Project::Product::kColumns);
+    const int64_t pixels = int64_t{images} * p.height * p.width * p.channels;
+    for (int first = 0; first < stage.in.batch; first += images) {
+      launch_clusters</*Cooperative=*/true>(kOp, V::kKernel, dim3(grid), kThreads, sizeof(typename V::Memory),
+                                            p.splits, stream, p);
+      p.x += pixels;
+      p.y += pixels;
     }
   });
   return held;
 }
 
-// Block after block of many images; y and h lie in p. Of two buffers in turn, of which the last block has y, each takes
-// a block's normed pixels and then its answer.
-void run_batched(ConvNextStage p, const Tensor& like_x, const Tensor& like_bias, cudaStream_t stream) {
-  const int wide = p.expand.outputs;
-  const Tensor other = torch::stable::new_empty(like_x, {p.batch, p.expand.height, p.expand.width, p.expand.channels});
-  const Tensor squares = torch::stable::new_empty(like_bias, {p.batch, tiles_of_many_images(p.expand, p.batch), wide});
-  p.expand.squares = static_cast<float*>(squares.data_ptr());
-  __half* const buffers[] = {p.project.y, static_cast<__half*>(other.data_ptr())};
-  const __half* x = p.expand.x;
-  for (int i = 0; i < p.blocks; ++i) {
-    DepthwiseLinear expand = p.expand_of(i);
-    GrnLinear project = p.project_of(i);
-    __half* const y = buffers[(p.blocks - 1 - i) % 2];
+// Block after block of many images, of which y and h lie one behind the other. Of two buffers in turn, of which the
+// last block has y, each takes a block's normed pixels and then its answer.
+void run_batched(const Stage& stage, __half* h, __half* y, cudaStream_t stream) {
+  const Sizes& in = stage.in;
+  const Tensor other = torch::stable::new_empty(stage.x, {in.batch, in.height, in.width, in.channels});
+  const int tiles = tiles_of_many_images(stage.expand_of(0), in.batch);
+  const Tensor squares = torch::stable::new_empty(stage.bias, {in.batch, tiles, stage.wide});
+  __half* buffers[2] = {y, static_cast<__half*>(other.data_ptr())};
+  const __half* x = stage.whole.x;
+  for (int i = 0; i < stage.blocks; ++i) {
+    DepthwiseLinear expand = stage.expand_of(i);
+    GrnLinear project = stage.project_of(i);
+    __half* const answer = buffers[(stage.blocks - 1 - i) % 2];
+    project.x = expand.h = h;
+    project.squares = expand.squares = static_cast<float*>(squares.data_ptr());
     expand.x = project.residual = x;
+    project.y = answer;
+    launch_batched_block(kOp, expand, project, answer, in.batch, stream);
+    x = answer;
+  }
+}
+
+// Block after block, each as two kernels.
+void run_halves(const Stage& stage, __half* h, __half* y, cudaStream_t stream) {
+  const Sizes& in = stage.in;
+  const DepthwiseLinear first = stage.expand_of(0);
+  const int tiles = tiles_of(first, patch_height(first));
+  STD_TORCH_CHECK(tiles < (1 << 24), kOp, ": x is too large: ", shape_string(stage.x));
+  const Tensor squares = torch::stable::new_empty(stage.bias, {in.batch, tiles, stage.wide});
+  for (int i = 0; i < stage.blocks; ++i) {
+    DepthwiseLinear expand = stage.expand_of(i);
+    GrnLinear project = stage.project_of(i);
+    project.x = expand.h = h;
+    project.squares = expand.squares = static_cast<float*>(squares.data_ptr());
+    project.rows = expand.tiles = tiles;
+    expand.x = project.residual = i == 0 ? stage.whole.x : y;
     project.y = y;
-    launch_batched_block(kOp, expand, project, y, p.batch, stream);
-    x = y;
+    launch_depthwise_linear(kOp, expand, in.batch, stream);
+    launch_grn_linear(kOp, project, in.batch, stream);
   }
 }
 
 Tensor convnext_stage_cuda(const Tensor& x, const Tensor& taps, const Tensor& taps_bias, const Tensor& wide_weight,
                            const Tensor& wide_bias, const Tensor& gamma, const Tensor& weight, const Tensor& bias) {
-  const Sizes in(kOp, x);
-  ConvNextStage p = stage_of(in, x, taps, taps_bias, wide_weight, wide_bias, gamma, weight, bias);
+  const Stage stage(x, taps, taps_bias, wide_weight, wide_bias, gamma, weight, bias);
+  const Sizes& in = stage.in;
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const cudaStream_t stream = current_stream(x);
-  const int64_t n = p.expand.outputs;
-  const Tensor y = torch::stable::new_empty(x, {in.batch, in.height, in.width, in.channels});
-  const Tensor h = torch::stable::new_empty(x, {in.batch, in.height, in.width, n});
-  p.project.x = p.expand.h = static_cast<__half*>(h.data_ptr());
-  p.project.y = static_cast<__half*>(y.data_ptr());
-  if (in.batch >= kManyImages && takes_many_images(in.channels, p.expand.outputs)) {
-    run_batched(p, x, bias, stream);
-    return y;
-  }
-  for (p.batch = in.batch; p.batch > 0; p.batch = p.batch > 1 ? 1 : 0) {  // all at once, then one by one
-    if (hopper::runs_here() && run_as_one(p, in.batch, wide_weight, weight, bias, stream)) {
-      return y;
+  const Tensor answer = torch::stable::new_empty(x, {in.batch, in.height, in.width, in.channels});
+  auto* y = static_cast<__half*>(answer.data_ptr());
+  const bool many = in.batch >= kManyImages && takes_many_images(in.channels, stage.wide);
+  for (int images = many ? 0 : in.batch; images > 0; images = images > 1 ? 1 : 0) {  // all at once, then one by one
+    if (hopper::runs_here() && run_as_one(stage, images, y, stream)) {
+      return answer;
     }
   }
-  const int tiles = p.project.rows = p.expand.tiles = tiles_of(p.expand, patch_height(p.expand));
-  STD_TORCH_CHECK(tiles < (1 << 24), kOp, ": x is too large: ", shape_string(x));
-  const Tensor squares = torch::stable::new_empty(bias, {in.batch, tiles, n});
-  p.project.squares = p.expand.squares = static_cast<float*>(squares.data_ptr());
-  for (int i = 0; i < p.blocks; ++i) {
-    launch_depthwise_linear(kOp, p.expand_of(i), in.batch, stream);
-    launch_grn_linear(kOp, p.project_of(i), in.batch, stream);
-  }
-  return y;
+  const Tensor between = torch::stable::new_empty(x, {in.batch, in.height, in.width, stage.wide});
+  auto* h = static_cast<__half*>(between.data_ptr());
+  many ? run_batched(stage, h, y, stream) : run_halves(stage, h, y, stream);
+  return answer;
 }
 
 template <class V>
-RegisterKernel registered(const char* name, int shared_bytes) {
-  return RegisterKernel({name, reinterpret_cast<const void*>(V::kKernel), kThreads, static_cast<size_t>(shared_bytes)});
+RegisterKernel registered(const char* name) {
+  return RegisterKernel(
+      {name, reinterpret_cast<const void*>(V::kKernel), kThreads, sizeof(typename V::Memory)});
 }
-
-// Shared memory for the published stage of so many channels.
-int published_bytes(int side, int channels) {
-  ConvNextStage p{};
-  p.blocks = p.batch = 1;
-  p.expand.height = p.expand.width = side;
-  p.project.outputs = p.expand.channels = channels;
-  p.project.depth = p.expand.outputs = 4 * channels;
-  p.project.pixels = side * side;
-  int bytes = 0;
-  with_stage(p, [&](auto, int, int shared_bytes) { bytes = shared_bytes; });
-  return bytes;
-}
-const RegisterKernel kernels[] = {registered<Stage96>("convnext_stage<96>", published_bytes(64, 96)),
-                                  registered<Stage192>("convnext_stage<192>", published_bytes(32, 192)),
-                                  registered<Stage384>("convnext_stage<384>", published_bytes(16, 384)),
-                                  registered<Stage768>("convnext_stage<768>", published_bytes(8, 768))};
+const RegisterKernel kernels[] = {registered<Stage96>("convnext_stage<96>"), registered<Stage192>("convnext_stage<192>"),
+                                  registered<Stage384>("convnext_stage<384>"),
+                                  registered<Stage768>("convnext_stage<768>")};
 
 template <class Tile>
 RegisterKernel registered(const char* name, int side, int channels) {

@@ -1,210 +1,243 @@
 // Consecutive ConvNeXt V2 blocks of one size in one kernel: the halves of each in turn, by thread blocks that stay
 // where they are.
 //
-//   for each block:  h, squares = depthwise_linear(y),  y = grn_linear(h, squares, residual = y)
+//   for each block:  h, squares = expand(x),  x = y = project(h, squares) + x      (stage_expand.cuh, stage_project.cuh)
 //
-// Layouts: x, y (B, H, W, C), h (B, H, W, N), squares (B, tiles, N) as in the two ops, their weights with the block in
-// front. A thread block has the same places of both ops throughout, a multiprocessor to itself, and meets all others in
-// a barrier of the grid between the halves. Its weights of either half come by TMA as soon as those before them have
-// been read, a whole block of the network ahead; the products are wgmma's (warpgroup_product.cuh), for Hopper alone.
-//
-// It is a sequence of some twenty short steps, most of them waits: for the barriers, 5,200 clocks a block of the
-// network by stamps in the third published stage, for v on its way through the cluster, 3,300, and for x and h out of
-// the L2. Of its arithmetic the convolution takes 2,000 clocks, the two ends with GELU and sums 3,600; the two
-// products, with the sums of v beside the first, by count 2,000.
+// Layouts: x, y (B, H, W, C), the weights as in the ops of the halves, with the block of the network in front. A thread
+// block has a multiprocessor to itself, and the same places of both halves throughout. Whatever thread blocks hand each
+// other goes through the L2, in words that tell by themselves whether they have arrived (mail.cuh): x, v, h, squares
+// and norms, five ways for a block of the network, and nobody waits for more than what it reads. The mail has three
+// slots; a slot that all have read is made absent again, behind a barrier of the grid that has a whole block of the
+// network to come about. Weights of either half come by TMA as soon as those before them have been read; the products
+// are wgmma's (warpgroup_product.cuh), for Hopper alone.
 #pragma once
 
-#include "convnext/depthwise_linear.cuh"
-#include "convnext/grn_linear.cuh"
-#include "convnext/warpgroup_product.cuh"
+#include "convnext/stage_expand.cuh"
+#include "convnext/stage_project.cuh"
 
 namespace lpkernels::convnext {
 
-struct ConvNextStage {
-  BoxMap expand_weights, project_weights;  // boxes of as many rows as a block has outputs
-  DepthwiseLinear expand;                  // of the first block, as the next
-  GrnLinear project;
-  int blocks, batch;
-  int cluster;  // of thread blocks, the larger of the two ops'
+// What a thread block does in either half, if anything. Worked out once: divisions are some thirty instructions each.
+template <class Expand, class Project>
+struct StagePlaces {
+  Expand expand;
+  Project project;
+  NormShare norms;
+  bool expands, projects;
 
-  LPKERNELS_HOST_DEVICE DepthwiseLinear expand_of(int block) const {
-    DepthwiseLinear p = expand;
-    if (block > 0) {
-      p.x = project.y;
-    }
-    p.taps += int64_t{block} * kTaps * kTaps * p.channels;
-    p.taps_bias += int64_t{block} * p.channels;
-    p.weight += int64_t{block} * p.outputs * p.channels;
-    p.bias += int64_t{block} * p.outputs;
-    return p;
-  }
-
-  LPKERNELS_HOST_DEVICE GrnLinear project_of(int block) const {
-    GrnLinear p = project;
-    if (block > 0) {
-      p.residual = project.y;
-    }
-    p.gamma += int64_t{block} * p.depth;
-    p.weight += int64_t{block} * p.outputs * p.depth;
-    p.bias += int64_t{block} * p.outputs;
-    return p;
-  }
+  __device__ StagePlaces(const ConvNextStage& p, int block)
+      : expand(p, block),
+        project(p, block),
+        norms(p, block),
+        expands(block < Expand::blocks(p.wide, p.tiles, p.batch)),
+        projects(block < Project::blocks(p.height * p.width, p.channels, p.splits, p.batch)) {}
 };
 
-// Where a thread block's shared memory has what: the counts of what arrives, the weights of both halves, and what the
-// halves take in turn.
+// Where a thread block's shared memory has what.
 template <class Expand, class Project>
 struct StageMemory {
-  static constexpr int kExpandWeights = 1024;  // boxes begin at multiples of 1024
-  static constexpr int kProjectWeights = kExpandWeights + Expand::Product::kWeightBytes;
-  static constexpr int kWork = kProjectWeights + Project::Product::kWeightBytes;
+  uint64_t arrivals[3];  // of both halves' weights, and of the second's sums
+  StagePlaces<Expand, Project> places;
+  typename Expand::Memory expand;
+  typename Project::Memory project;
+  union {
+    typename Expand::Sums sums;
+    struct {
+      alignas(16) unsigned char received[Project::kReceivedBytes];
+      alignas(16) __half halo[Expand::Shape::kSize];
+    };
+  };
+  // Not the last: the product reads beyond them where its last 64 columns are not all there.
+  alignas(1024) uint4 project_weights[Project::Product::kWeightBytes / 16];
+  alignas(1024) uint4 expand_weights[Expand::Product::kWeightBytes / 16];
+  alignas(1024) unsigned char a[std::max(Expand::kABytes, Project::kABytes)];
 };
 
-// Asks for weights: of the last warpgroup, which never has sums to stage.
-constexpr int kAskingThread = kThreads - kWarpgroup;
+// The mail's slots are used again, so that blocks of the network meet behind `block`.
+__device__ inline bool meets_behind(const ConvNextStage& p, int block) {
+  return p.blocks > kMailSlots && block >= 0 && block + 2 < p.blocks;
+}
 
-// A thread block's weights of one half: one thread asks for those of a block of the network, all wait for them.
-template <class Product>
-struct BoxedWeights {
-  const BoxMap& map;
-  uint4* shared;
-  uint64_t* arrival;
-
-  __device__ void ask(int block, int first_n, int first_k) const {
-    if (threadIdx.x == kAskingThread) {
-      expect_bytes(arrival, Product::kWeightBytes);
-#pragma unroll 1
-      for (int i = 0; i < Product::kBoxes; ++i) {
-        load_box(shared + i * (Product::kBoxBytes / 16), map, first_k + i * kBoxDepth, first_n, block, arrival);
-      }
-    }
+// Makes all words of a piece of the mail absent, by `threads` threads of every thread block.
+__device__ inline void make_absent(unsigned char* first, int64_t bytes, int thread, int threads) {
+  const auto stride = static_cast<int64_t>(gridDim.x) * threads;
+#pragma unroll 4
+  for (int64_t i = int64_t{block_index()} * threads + thread; i < bytes / 16; i += stride) {
+    store_words(first + 16 * i, absent_if(true));
   }
-  __device__ void wait(int block) const { wait_for_bytes(arrival, block); }
-};
+}
 
-// Grid: as many thread blocks as either op has, in whole clusters.
+// Grid: as many thread blocks as either half has, in whole clusters of the second's pieces of K.
 template <class Expand, class Project>
 __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __grid_constant__ ConvNextStage p) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Memory = StageMemory<Expand, Project>;
-  unsigned char* memory = shared_memory();
-  auto* arrivals = reinterpret_cast<uint64_t*>(memory);  // one of expand's, two of project's, and their weights'
-  const BoxedWeights<typename Expand::Product> expand_weights{
-      p.expand_weights, reinterpret_cast<uint4*>(memory + Memory::kExpandWeights), arrivals + 3};
-  const BoxedWeights<typename Project::Product> project_weights{
-      p.project_weights, reinterpret_cast<uint4*>(memory + Memory::kProjectWeights), arrivals + 4};
-  // Of a thread block whose index is read anew.
-  const auto expand_work = [&](const DepthwiseLinear& own, int block) {
-    return Expand(own, memory + Memory::kWork, expand_weights.shared, arrivals, block, block & (p.cluster - 1));
-  };
-  const auto project_work = [&](const GrnLinear& own, int block) {
-    return Project(own, memory + Memory::kWork, project_weights.shared, arrivals + 1, block, block & (p.cluster - 1));
-  };
-  const auto expands = [&](int block) { return block < blocks_of<Expand>(p.expand, p.batch); };
-  const auto projects = [&](int block) { return block < blocks_of<Project>(p.project, p.batch); };
-
+  Memory& memory = *reinterpret_cast<Memory*>(shared_memory());
+  const BoxedWeights<typename Expand::Product> expand_weights{p.expand_weights, memory.expand_weights, memory.arrivals};
+  const BoxedWeights<typename Project::Product> project_weights{p.project_weights, memory.project_weights,
+                                                                memory.arrivals + 1};
+  const StagePlaces<Expand, Project>& places = memory.places;
   if (threadIdx.x == kAskingThread) {
+    memory.places = StagePlaces<Expand, Project>(p, block_index());
 #pragma unroll
-    for (int i = 0; i < 5; ++i) {
-      init_arrivals(arrivals + i);
+    for (int i = 0; i < 3; ++i) {
+      init_arrivals(memory.arrivals + i);
     }
   }
+  __syncthreads();
   arrive_at_cluster();
-  if (const int block = block_index(); expands(block)) {
-    expand_weights.ask(0, expand_work(p.expand, block).place.first_n, 0);
+  if (places.expands) {
+    const Expand work = places.expand;
+    expand_weights.ask(0, work.first_n, 0);
+    work.begin(p, memory.expand, thread_index());
+    typename Expand::OwnTaps taps;
+    work.prefetch(p, 0, thread_index(), memory.expand, taps);
+    taps.store(memory.expand.taps, thread_index());
+    commit_copies();
   }
-  if (const int block = block_index(); projects(block)) {
-    const Project work = project_work(p.project, block);
-    project_weights.ask(0, work.place.first_n, work.first_k());
+  if (places.projects) {
+    const Project work = places.project;
+    project_weights.ask(0, work.first_n, work.first_k());
   }
-  GridBarrier barrier;
+  publish_to_copies();  // and to the tensor cores
+  wait_for_cluster();   // all of its blocks run: their memory may be written
+  wait_for_kernel_before();
+  const GridBarrier barrier;
+  make_absent(p.mail.first, int64_t{min(p.blocks, kMailSlots)} * p.mail.slot_bytes, thread_index(), kThreads);
+  wait_for_copies<0>();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    barrier.arrive();
+  }
 #pragma unroll 1
   for (int i = 0; i < p.blocks; ++i) {
-    const bool last = i + 1 == p.blocks;
-    {
-      const int block = block_index();
-      const DepthwiseLinear own = p.expand_of(i);
-      const Expand work = expand_work(own, block);
-      if (expands(block)) {
-        work.prepare(own);
+    if (const int thread = thread_index(); thread >= kConvolving) {
+      if (meets_behind(p, i - 1)) {
+        barrier.wait(i);
       }
-      if (i > 0) {
-        barrier.wait();
-      } else {
-        wait_for_cluster();  // all of its blocks run: their memory may be written
-        wait_for_kernel_before();
+      if (meets_behind(p, i - 1) && i + 2 < p.blocks) {
+        make_absent(p.mail.slot(i - 1), p.mail.slot_bytes, thread - kConvolving, kWarpgroup);
       }
-      if (expands(block)) {
-        const auto next = [&] { last ? void() : expand_weights.ask(i + 1, work.place.first_n, 0); };
-        work.run(own, i, [&] { expand_weights.wait(i); }, next);
-      } else {
-        work.stand_by(own);
+      if (places.expands) {
+        expand_weights.wait(i);
+        Expand::add_up_weights(memory.expand_weights, thread, memory.expand);
       }
-      barrier.arrive();
+    } else if (places.expands) {
+      const Expand work = places.expand;
+      work.convolve(p, i, thread, memory.expand, memory.halo, [&] {
+        if (i == 0) {
+          barrier.wait(0);
+        }
+      });
+    }
+    if (i == 0) {
+      barrier.wait(0);  // who has nothing to convolve
+    }
+    if (places.expands) {
+      const Expand work = places.expand;
+      work.run(
+          p, i, thread_index(), memory.expand, memory.sums, reinterpret_cast<__half*>(memory.a), memory.expand_weights,
+          [&] { expand_weights.wait(i); },
+          [&] { i + 1 < p.blocks ? expand_weights.ask(i + 1, work.first_n, 0) : void(); });
     }
     {
-      const int block = block_index();
-      const GrnLinear own = p.project_of(i);
-      Project work = project_work(own, block);
-      if (projects(block)) {
-        work.prepare(own);
+      const int thread = thread_index();
+      const Project work = places.project;
+      float4 gamma[Project::kQuadsOfThread];
+      typename Expand::OwnTaps taps;
+      if (places.projects) {
+        work.prefetch(p, i, thread, memory.project, gamma);
       }
-      barrier.wait();
-      if (projects(block)) {
-        const auto next = [&] { last ? void() : project_weights.ask(i + 1, work.place.first_n, work.first_k()); };
-        work.run(own, i, [&] { project_weights.wait(i); }, next);
+      const bool goes_on = places.expands && i + 1 < p.blocks;
+      if (goes_on) {
+        const Expand next = places.expand;
+        next.prefetch(p, i + 1, thread, memory.expand, taps);
       }
-      if (!last) {
-        barrier.arrive();
+      commit_copies();
+      const NormShare norms = places.norms;
+      norms.add_up(p, i, thread);
+      const auto end_of_prefetch = [&] {
+        if (goes_on) {
+          taps.store(memory.expand.taps, thread);
+        }
+        wait_for_copies<0>();
+      };
+      const auto all_read = [&] {
+        if (thread == kAskingThread && meets_behind(p, i)) {
+          barrier.arrive();
+        }
+      };
+      if (places.projects) {
+        work.run(
+            p, i, thread, memory.project, memory.a, memory.received, gamma, memory.project_weights,
+            memory.arrivals + 2, [&] { project_weights.wait(i); }, end_of_prefetch,
+            [&] {
+              i + 1 < p.blocks ? project_weights.ask(i + 1, work.first_n, work.first_k()) : void();
+              all_read();
+            });
+      } else {
+        end_of_prefetch();
+        __syncthreads();
+        all_read();
       }
     }
   }
 #endif
 }
 
-// An instance of the kernel: in clusters small enough for as many thread blocks as the published stage of so many
-// channels has, each with a multiprocessor to itself.
-template <class E, class P, int Cluster>
+// An instance of the kernel, for so many channels and outputs of the first half as one of the second's clusters takes.
+template <class E, class P, int Splits>
 struct StageVariant {
   using Expand = E;
   using Project = P;
   using Memory = StageMemory<Expand, Project>;
-  static constexpr int kCluster = Cluster;
   static constexpr int kMostChannels = Expand::Product::kDepth;
-  static constexpr int kMostWidth = Cluster * Project::Product::kDepth;
+  static constexpr int kMostWide = Splits * Project::Product::kDepth;
   static constexpr auto kKernel = &convnext_stage_kernel<Expand, Project>;
+  static_assert(sizeof(Memory) <= 227 << 10);
 };
 
 // Thread blocks: 128, 128, 96 and 96; of 64, 32, 64 and 32 pixels by 192, 192, 64 and 64 outputs, and 32, 32, 64 and 64
 // by 96, 96, 64 and 64.
-using NarrowProject = GrnWork<WarpgroupProduct<32, 96, 384>>;
-using WideProject = GrnWork<WarpgroupProduct<64, 64, 384>>;
-using Stage96 = StageVariant<DepthwiseWork<8, WarpgroupProduct<64, 192, 96>>, NarrowProject, 2>;
-using Stage192 = StageVariant<DepthwiseWork<4, WarpgroupProduct<32, 192, 192>>, NarrowProject, 2>;
-using Stage384 = StageVariant<DepthwiseWork<8, WarpgroupProduct<64, 64, 384>>, WideProject, 8>;
-using Stage768 = StageVariant<DepthwiseWork<4, WarpgroupProduct<32, 64, 768>>, WideProject, 8>;
+using NarrowProject = StageProject<WarpgroupProduct<32, 96, 384>>;
+using WideProject = StageProject<WarpgroupProduct<64, 64, 384>>;
+using Stage96 = StageVariant<StageExpand<8, 6, WarpgroupProduct<64, 192, 96>>, NarrowProject, 2>;
+using Stage192 = StageVariant<StageExpand<4, 6, WarpgroupProduct<32, 192, 192>>, NarrowProject, 2>;
+using Stage384 = StageVariant<StageExpand<8, 2, WarpgroupProduct<64, 64, 384>>, WideProject, 8>;
+using Stage768 = StageVariant<StageExpand<4, 2, WarpgroupProduct<32, 64, 768>>, WideProject, 8>;
 
-// Fills in what both ops derive from their sizes, and calls run(variant, blocks of the grid, bytes of shared memory).
+// Fills in what the sizes tell, and calls run(variant, blocks of the grid).
 template <class Run>
 void with_stage(ConvNextStage& p, Run&& run) {
   const auto call = [&](auto variant) {
     using V = decltype(variant);
     using Expand = typename V::Expand;
     using Project = typename V::Project;
-    DepthwiseLinear& expand = p.expand;
-    p.project.rows = expand.tiles = tiles_of(expand, Expand::kPatchH);
-    choose_cluster(p.project, Project::Product::kRows, V::kCluster);
-    expand.cluster = cluster_for(expand, ceil_div(expand.outputs, Expand::Product::kColumns), V::kCluster);
-    const int cluster = p.project.splits * p.project.tiles;
-    p.cluster = max(expand.cluster, cluster);
-    expand.at = typename Expand::Memory(expand.channels, expand.cluster, kMultiprocessor - V::Memory::kWork);
-    const int blocks = max(blocks_of<Expand>(expand, p.batch), blocks_of<Project>(p.project, p.batch));
-    const int bytes = Project::Memory::kBytes;
-    run(variant, ceil_div(blocks, p.cluster) * p.cluster, V::Memory::kWork + max(expand.at.bytes, bytes));
+    const int pixels = p.height * p.width;
+    p.tiles = ceil_div(p.height, Expand::kPatchH) * ceil_div(p.width, kPatchW);
+    p.splits = 1;
+    while (p.splits * Project::Product::kDepth < p.wide) {
+      p.splits *= 2;
+    }
+    Mail& mail = p.mail;
+    int64_t end = 0;
+    const auto place = [&](int64_t numbers, int bytes) {
+      const int64_t first = end;
+      end += (numbers * bytes + 15) / 16 * 16;
+      return first;
+    };
+    const int64_t tiles = int64_t{p.batch} * p.tiles;
+    mail.x = place(int64_t{p.batch} * pixels * p.channels, sizeof(__half));
+    mail.v = place(tiles * Expand::kPixels * p.channels, sizeof(__half));
+    mail.h = place(int64_t{p.batch} * pixels * p.wide, sizeof(__half));
+    mail.squares = place(tiles * p.wide, sizeof(float));
+    mail.norms = place(int64_t{p.batch} * p.wide, sizeof(float));
+    mail.slot_bytes = end;
+    const int blocks = max(Expand::blocks(p.wide, p.tiles, p.batch),
+                           Project::blocks(pixels, p.channels, p.splits, p.batch));
+    run(variant, ceil_div(blocks, p.splits) * p.splits);
   };
-  const auto takes = [&](auto variant) {
-    return p.expand.channels <= variant.kMostChannels && p.expand.outputs <= variant.kMostWidth;
-  };
+  const auto takes = [&](auto variant) { return p.channels <= variant.kMostChannels && p.wide <= variant.kMostWide; };
   if (takes(Stage96{})) {
     call(Stage96{});
   } else if (takes(Stage192{})) {
@@ -214,6 +247,10 @@ void with_stage(ConvNextStage& p, Run&& run) {
   } else {
     call(Stage768{});
   }
+}
+
+inline int64_t mail_bytes(const ConvNextStage& p) {
+  return int64_t{min(p.blocks, kMailSlots)} * p.mail.slot_bytes;
 }
 
 }  // namespace lpkernels::convnext

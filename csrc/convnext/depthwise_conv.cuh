@@ -36,45 +36,54 @@ constexpr int kHaloW = kPatchW + kTaps - 1;
 constexpr int kBand = 4;    // rows of pixels that a warp convolves, for eight channels
 constexpr int kChunk = 48;  // channels
 constexpr int kVectors = kChunk / 8;
-// Elements between pixels of the halo: an odd multiple of 16 bytes, so that eight of them lie in different banks.
-constexpr int kPixelPitch = kChunk + 8;
-constexpr int kHaloPitch = kHaloW * kPixelPitch;
 
-// Where the place of a chunk that is to be convolved has its halo, taps and their bias.
-template <int PatchH>
-struct Slot {
-  static constexpr size_t kTaps = sizeof(__half) * (PatchH + convnext::kTaps - 1) * kHaloPitch;
-  static constexpr size_t kBias = kTaps + sizeof(uint4) * convnext::kTaps * kChunk;
-  static constexpr size_t kBytes = kBias + sizeof(float) * kChunk;
+// The halo of a tile, of so many vectors of eight channels.
+template <int PatchH, int Vectors>
+struct HaloShape {
+  static constexpr int kRows = PatchH + kTaps - 1;
+  // Elements between pixels: an odd multiple of 16 bytes, so that eight of them lie in different banks.
+  static constexpr int kPixelPitch = 8 * (Vectors + 1);
+  static constexpr int kPitch = kHaloW * kPixelPitch;
+  static constexpr int kSize = kRows * kPitch;
+  static_assert(Vectors % 2 == 0);
+};
+
+// What so many vectors of channels are convolved with: seven taps and a zero by [column of taps][channel].
+template <int Vectors>
+struct PackedTaps {
+  uint4 columns[kTaps * 8 * Vectors];
+  alignas(16) float bias[8 * Vectors];
 };
 
 // A column of a channel's taps, for each of the first threads: loaded and stored apart, so that other loads come
 // between.
+template <int Channels>
 struct Taps {
-  static constexpr int kThreadsOfChunk = kTaps * kChunk;
+  static constexpr int kThreadsOfAll = kTaps * Channels;
 
   float column[kTaps];
   bool takes_part;
 
-  __device__ void load(const DepthwiseLinear& p, int chunk, int thread, float* bias) {
-    const int c = chunk * kChunk + thread % kChunk;
-    takes_part = thread < kThreadsOfChunk;
-    const bool exists = takes_part && c < p.channels;
-    const float* from = p.taps + thread / kChunk * p.channels + c;
+  // Of the channels from `first` on, of `channels`.
+  __device__ void load(const float* taps, const float* taps_bias, int first, int channels, int thread,
+                       PackedTaps<Channels / 8>& packed) {
+    const int c = first + thread % Channels;
+    takes_part = thread < kThreadsOfAll;
+    const bool exists = takes_part && c < channels;
+    const float* from = taps + thread / Channels * channels + c;
 #pragma unroll
     for (int i = 0; i < kTaps; ++i) {
-      column[i] = load_constant(from + i * kTaps * p.channels, exists);
+      column[i] = load_constant(from + i * kTaps * channels, exists);
     }
-    if (thread < kChunk / 4) {
+    if (thread < Channels / 4) {
       const int quad = 4 * thread;
-      copy_async(bias + quad, p.taps_bias + chunk * kChunk + quad, chunk * kChunk + quad < p.channels);
+      copy_async(packed.bias + quad, taps_bias + first + quad, first + quad < channels);
     }
   }
 
-  // taps[column][channel]: seven halves and a zero.
-  __device__ void store(uint4* taps, int thread) const {
+  __device__ void store(PackedTaps<Channels / 8>& taps, int thread) const {
     if (takes_part) {
-      taps[thread] = make_uint4(halves(column[0], column[1]), halves(column[2], column[3]),
+      taps.columns[thread] = make_uint4(halves(column[0], column[1]), halves(column[2], column[3]),
                                 halves(column[4], column[5]), halves(column[6], 0.f));
     }
   }
@@ -106,21 +115,25 @@ struct Halo {
   __device__ void load(const DepthwiseLinear& p, int chunk, __half* halo) const {
     const int c = chunk * kChunk;
     const bool channels_exist = exists && c + channel < p.channels;
-    __half* to = halo + first * kHaloPitch + column * kPixelPitch + channel;
+    using Shape = HaloShape<PatchH, kVectors>;
+    __half* to = halo + first * Shape::kPitch + column * Shape::kPixelPitch + channel;
 #pragma unroll
     for (int i = 0; i < ceil_div(PatchH + kTaps - 1, kRows); ++i) {
       const int row = i * kRows;
       if (first < kRows && first + row < PatchH + kTaps - 1) {
         const bool inside = channels_exist && static_cast<unsigned>(y + row) < static_cast<unsigned>(p.height);
-        copy_async(to + row * kHaloPitch, from + c + int64_t{row} * row_of_x, inside);
+        copy_async(to + row * Shape::kPitch, from + c + int64_t{row} * row_of_x, inside);
       }
     }
   }
 };
 
-// v[chunk][vector of 8 channels][pixel], rounded, of so many chunks.
-template <int PatchH>
-__device__ void convolve(int chunks, int thread, const unsigned char* slots, __half* v) {
+// v[vector of 8 channels][pixel], rounded: store(place, v of two channels), before any of which a warp calls
+// before_store(). By the block's first warps.
+template <int PatchH, int Vectors, int Warps, class Before, class Store>
+__device__ void convolve(int thread, const __half* halo, const PackedTaps<Vectors>& packed, Before&& before_store,
+                         Store&& store) {
+  using Shape = HaloShape<PatchH, Vectors>;
   constexpr int kBands = PatchH / kBand;
   const int lane = thread % 32, g = lane / 4, t = lane % 4;
   // A lane has the columns 2t and 2t + 1 of the diagonal matrix's row g. These put a tap, the lower or the upper half
@@ -128,14 +141,12 @@ __device__ void convolve(int chunks, int thread, const unsigned char* slots, __h
   const unsigned lower = g / 2 != t ? 0x4444 : g % 2 == 0 ? 0x4410 : 0x1044;
   const unsigned upper = g / 2 != t ? 0x4444 : g % 2 == 0 ? 0x4432 : 0x3244;
 #pragma unroll 1
-  for (int unit = thread / 32; unit < chunks * kVectors * kBands; unit += kWarps) {
-    const int vector = unit % kVectors, band = unit / kVectors % kBands, chunk = unit / (kVectors * kBands);
-    const unsigned char* own = slots + chunk * Slot<PatchH>::kBytes;
+  for (int unit = thread / 32; unit < Vectors * kBands; unit += Warps) {
+    const int vector = unit % Vectors, band = unit / Vectors;
     const int row = band * kBand + lane / 8 % 2 * 2 + lane / 16;  // 0, 2, 1, 3
-    const __half* pixels =
-        reinterpret_cast<const __half*>(own) + row * kHaloPitch + lane % 8 * kPixelPitch + vector * 8;
-    const uint4* taps = reinterpret_cast<const uint4*>(own + Slot<PatchH>::kTaps) + vector * 8 + g;
-    const float2 bias = reinterpret_cast<const float2*>(own + Slot<PatchH>::kBias)[vector * 4 + t];
+    const __half* pixels = halo + row * Shape::kPitch + lane % 8 * Shape::kPixelPitch + vector * 8;
+    const uint4* taps = packed.columns + vector * 8 + g;
+    const float2 bias = reinterpret_cast<const float2*>(packed.bias)[vector * 4 + t];
     // [rows 0 and 2 or 1 and 3]; two of each, for a product waits for the one whose sum it continues
     float sums[2][2][4] = {};
 #pragma unroll
@@ -145,24 +156,25 @@ __device__ void convolve(int chunks, int thread, const unsigned char* slots, __h
     }
 #pragma unroll
     for (int column = 0; column < kTaps; ++column) {
-      const uint4 packed = taps[column * kChunk];
-      const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+      const uint4 own = taps[column * 8 * Vectors];
+      const uint32_t words[4] = {own.x, own.y, own.z, own.w};
       const auto tap = [&](int i) {
         return i < 0 || i == kTaps ? 0 : __byte_perm(words[i / 2], 0, i % 2 == 0 ? lower : upper);
       };
 #pragma unroll
       for (int i = 0; i < kTaps; i += 2) {
         uint32_t rows[4];
-        load_matrices(rows, pixels + i * kHaloPitch + column * kPixelPitch);
+        load_matrices(rows, pixels + i * Shape::kPitch + column * Shape::kPixelPitch);
         multiply_add(sums[i / 2 % 2][0], rows, tap(i), tap(i + 1));
         multiply_add(sums[i / 2 % 2][1], rows, tap(i - 1), tap(i));
       }
     }
-    __half* to = v + (((chunk * kVectors + vector) * PatchH + band * kBand) * kPatchW + g) * 8 + 2 * t;
+    before_store();
+    const int to = ((vector * PatchH + band * kBand) * kPatchW + g) * 8 + 2 * t;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const auto at = [&](int half) { return sums[0][i % 2][i / 2 * 2 + half] + sums[1][i % 2][i / 2 * 2 + half]; };
-      *reinterpret_cast<uint32_t*>(to + i * kPatchW * 8) = halves(at(0), at(1));
+      store(to + i * kPatchW * 8, halves(at(0), at(1)));
     }
   }
 }

@@ -22,8 +22,15 @@ struct Chunks {
         count(max(min(all - first, most), 0)) {}
 };
 
-// Where a block's shared memory has what, the same in every block of a cluster: the weights, unless they come in boxes,
-// then halos and taps of two chunks, then a. Where there is no room for that, the others' chunks of a take the halos'
+// Of a chunk that is to be convolved.
+template <int PatchH>
+struct Slot {
+  alignas(16) __half halo[HaloShape<PatchH, kVectors>::kSize];
+  PackedTaps<kVectors> taps;
+};
+
+// Where a block's shared memory has what, the same in every block of a cluster: the weights, then
+// halos and taps of two chunks, then a. Where there is no room for that, the others' chunks of a take the halos'
 // place when all blocks have convolved. In the place of all of this the sums, then their squares by slice.
 template <class Product, int PatchH>
 struct DepthwiseMemory : DepthwiseOffsets {
@@ -32,14 +39,14 @@ struct DepthwiseMemory : DepthwiseOffsets {
       Product::kDepth / kChunk;  // of chunks in a: a power of two, and a cluster's most or more
   static constexpr int kChunkSize = kPixels * kChunk;
   static constexpr int kChunkBytes = static_cast<int>(sizeof(__half)) * kChunkSize;
-  static constexpr int kSlots = Product::kBoxed ? 0 : Product::kWeightBytes;
+  static constexpr int kSlots = Product::kWeightBytes;
   static constexpr int kSquares = Product::kStagedBytes;
 
   // most_bytes: what there is; a overlaps the halos where it does not suffice.
   DepthwiseMemory(int channels, int cluster, int most_bytes) {
     const int most = share_of(ceil_div(channels, kChunk), cluster);
     constexpr int kA = kChunkBytes * kPlaces;
-    const int slots = (most < 2 ? most : 2) * Slot<PatchH>::kBytes, least = slots + kChunkBytes * most;
+    const int slots = (most < 2 ? most : 2) * static_cast<int>(sizeof(Slot<PatchH>)), least = slots + kChunkBytes * most;
     place(kSlots + slots + kA);
     if (bytes > most_bytes) {
       place(kSlots + (least > kA ? least : kA));

@@ -37,20 +37,20 @@ struct DepthwisePlace {
 };
 
 // Layer norm, bias, GELU, h, and the tile's sums of squares in a fixed order. targets: of the tile's pixels in the
-// image, negative outside.
-template <class Product>
-__device__ void finish(const DepthwiseLinear& p, const DepthwisePlace& place, const float* staged, const float2* norms,
-                       const int* targets, const float* weight_totals, const float* bias, int thread, float4* partial) {
+// image, negative outside; columns: of the block's that exist; calls store_h(target, column, four rounded values) and
+// store_squares(column, sums of four).
+template <class Product, class Gelu, class StoreH, class StoreSquares>
+__device__ void finish(int columns, const float* staged, const float2* norms, const int* targets,
+                       const float* weight_totals, const float* bias, int thread, float4* partial, Gelu&& gelu,
+                       StoreH&& store_h, StoreSquares&& store_squares) {
   constexpr int kQuads = Product::kQuads, kSlices = Product::kSlices;
   constexpr int kSlicesOfWarp = 32 % kQuads == 0 ? 32 / kQuads : 1;
   const int slice = thread / kQuads, column = thread % kQuads * 4;
-  const int n = place.first_n + column;
   float4 squares = make_float4(0.f, 0.f, 0.f, 0.f);
   if (slice < kSlices) {
-    if (n < p.outputs) {
+    if (column < columns) {
       const float4 own_bias = *reinterpret_cast<const float4*>(bias + column);
       const float4 totals = *reinterpret_cast<const float4*>(weight_totals + column);
-      __half* h = p.h + int64_t{place.image} * p.height * p.width * p.outputs + n;
 #pragma unroll 2  // more would be fetched for a single use
       for (int i = 0; i < Product::kRows / kSlices; ++i) {
         const int pixel = slice + i * kSlices, target = targets[pixel];
@@ -65,7 +65,7 @@ __device__ void finish(const DepthwiseLinear& p, const DepthwisePlace& place, co
         const uint2 rounded =
             make_uint2(halves(value(sum.x, totals.x, own_bias.x), value(sum.y, totals.y, own_bias.y)),
                        halves(value(sum.z, totals.z, own_bias.z), value(sum.w, totals.w, own_bias.w)));
-        *reinterpret_cast<uint2*>(h + int64_t{target} * p.outputs) = rounded;
+        store_h(target, column, rounded);
         const float2 first = floats(rounded.x), second = floats(rounded.y);
         squares.x = fmaf(first.x, first.x, squares.x);
         squares.y = fmaf(first.y, first.y, squares.y);
@@ -82,12 +82,12 @@ __device__ void finish(const DepthwiseLinear& p, const DepthwisePlace& place, co
     }
   }
   __syncthreads();
-  if (slice == 0 && n < p.outputs) {
+  if (slice == 0 && column < columns) {
 #pragma unroll 8
     for (int i = 1; i < kSlices / kSlicesOfWarp; ++i) {
       squares = squares + partial[i * kQuads + thread];
     }
-    *reinterpret_cast<float4*>(p.squares + (int64_t{place.image} * p.tiles + place.tile) * p.outputs + n) = squares;
+    store_squares(column, squares);
   }
 }
 

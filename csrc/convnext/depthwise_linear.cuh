@@ -55,21 +55,19 @@ struct DepthwiseWork {
       const int n = 4 * thread;
       copy_async(bias + n, p.bias + place.first_n + n, place.first_n + n < p.outputs);
     }
-    Taps columns[2];
+    Taps<kChunk> columns[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (i < chunks.count) {
-        columns[i].load(p, chunks.first + i, thread, taps_bias(i));
+        columns[i].load(p.taps, p.taps_bias, (chunks.first + i) * kChunk, p.channels, thread, slot(i).taps);
       }
     }
-    if constexpr (!Product::kBoxed) {
-      Product(thread).load_shared(p.weight, place.first_n, p.outputs, 0, p.channels, weights);
-    }
+    Product(thread).load_shared(p.weight, place.first_n, p.outputs, 0, p.channels, weights);
     commit_copies();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (i < chunks.count) {
-        columns[i].store(taps(i), thread);
+        columns[i].store(slot(i).taps, thread);
       }
     }
     if (thread < kPixels) {
@@ -78,10 +76,7 @@ struct DepthwiseWork {
     }
   }
 
-  // turn: how many times it has been called before. before_product() and after_product(): when the weights are to be
-  // there, and when they have been read.
-  template <class Before, class After>
-  __device__ void run(const DepthwiseLinear& p, int turn, Before&& before_product, After&& after_product) const {
+  __device__ void run(const DepthwiseLinear& p) const {
     const Chunks chunks(p.channels, p.cluster, place.own);
     auto* sums = reinterpret_cast<float*>(memory);
     auto* a = reinterpret_cast<__half*>(memory + p.at.a);
@@ -97,17 +92,23 @@ struct DepthwiseWork {
       for (int i = 0; i < chunks_here; ++i) {
         const int chunk = chunks.first + first + i;
         if (first > 0) {
-          Taps columns;
-          columns.load(p, chunk, thread, taps_bias(i));
-          columns.store(taps(i), thread);
+          Taps<kChunk> columns;
+          columns.load(p.taps, p.taps_bias, chunk * kChunk, p.channels, thread, slot(i).taps);
+          columns.store(slot(i).taps, thread);
         }
-        source.load(p, chunk, reinterpret_cast<__half*>(slot(i)));
+        source.load(p, chunk, slot(i).halo);
       }
       commit_copies();
       wait_for_copies<0>();
       __syncthreads();
-      convolve<PatchH>(chunks_here, thread, slot(0),
-                       a + Memory::place_of(chunks, chunks.first + first, place.own) * Memory::kChunkSize);
+      __half* v = a + Memory::place_of(chunks, chunks.first + first, place.own) * Memory::kChunkSize;
+#pragma unroll 1
+      for (int i = 0; i < chunks_here; ++i) {  // the second by other warps first
+        constexpr int kUnits = kVectors * PatchH / kBand * 32;
+        convolve<PatchH, kVectors, kWarps>(
+            (thread + i * (kThreads - kUnits)) % kThreads, slot(i).halo, slot(i).taps, [] {},
+            [&](int at, uint32_t pair) { *reinterpret_cast<uint32_t*>(v + i * Memory::kChunkSize + at) = pair; });
+      }
     }
     publish_to_copies();
     if (!p.at.apart) {
@@ -121,13 +122,10 @@ struct DepthwiseWork {
     }
     share_chunks<Memory>(chunks, place.own, place.base, p.cluster, thread, a, arrivals);
     Product product(thread);
-    if constexpr (!Product::kBoxed) {
-      product.load_held(p.weight, place.first_n, p.outputs, 0, p.channels);
-    }
+    product.load_held(p.weight, place.first_n, p.outputs, 0, p.channels);
     wait_for_copies<0>();  // a block may have no chunk to wait for
-    before_product();
     add_up_weights(product, weights, reinterpret_cast<float*>(memory + p.at.weight_sums), weight_totals(p));
-    wait_for_bytes(arrivals, turn);
+    wait_for_bytes(arrivals, 0);
     arrive_at_cluster();
 
     PixelSums<Product> pixel_sums(product);
@@ -135,30 +133,25 @@ struct DepthwiseWork {
     pixel_sums.store(statistics);
     wait_for_cluster();  // what this block sent has arrived
     __syncthreads();     // a and the weights have been read: the sums take their place
-    after_product();
-    // By the last threads: they have no sums to stage where not all multiply.
-    if (const int pixel = kThreads - 1 - thread; pixel < kPixels) {
-      norms[pixel] = norm_of<Product>(statistics, pixel, p.channels);
+    if (thread < kPixels) {
+      norms[thread] = norm_of<Product>(statistics, thread, p.channels);
     }
     product.stage(sums);
     __syncthreads();
-    finish<Product>(p, place, sums, norms, reinterpret_cast<const int*>(memory + p.at.targets), weight_totals(p),
-                    reinterpret_cast<const float*>(memory + p.at.bias), thread,
-                    reinterpret_cast<float4*>(memory + Memory::kSquares));
-  }
-
-  // What a block without a part does while others of its cluster run.
-  __device__ static void stand_by(const DepthwiseLinear& p) {
-    for (int meetings = p.at.apart ? 1 : 2; meetings > 0; --meetings) {
-      arrive_at_cluster();
-      wait_for_cluster();
-    }
+    __half* h = p.h + int64_t{place.image} * p.height * p.width * p.outputs + place.first_n;
+    float* squares = p.squares + (int64_t{place.image} * p.tiles + place.tile) * p.outputs + place.first_n;
+    finish<Product>(
+        p.outputs - place.first_n, sums, norms, reinterpret_cast<const int*>(memory + p.at.targets), weight_totals(p),
+        reinterpret_cast<const float*>(memory + p.at.bias), thread,
+        reinterpret_cast<float4*>(memory + Memory::kSquares), [](float v) { return gelu(v); },
+        [&](int target, int column, uint2 values) {
+          *reinterpret_cast<uint2*>(h + int64_t{target} * p.outputs + column) = values;
+        },
+        [&](int column, float4 sums) { *reinterpret_cast<float4*>(squares + column) = sums; });
   }
 
  private:
-  __device__ unsigned char* slot(int i) const { return memory + Memory::kSlots + i * Slot<PatchH>::kBytes; }
-  __device__ uint4* taps(int i) const { return reinterpret_cast<uint4*>(slot(i) + Slot<PatchH>::kTaps); }
-  __device__ float* taps_bias(int i) const { return reinterpret_cast<float*>(slot(i) + Slot<PatchH>::kBias); }
+  __device__ Slot<PatchH>& slot(int i) const { return reinterpret_cast<Slot<PatchH>*>(memory + Memory::kSlots)[i]; }
   __device__ float* weight_totals(const DepthwiseLinear& p) const {
     return reinterpret_cast<float*>(memory + p.at.weight_totals);
   }
@@ -187,7 +180,7 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
   work.prepare(p);
   wait_for_cluster();  // all of its blocks run: their memory may be written
   wait_for_kernel_before();
-  work.run(p, 0, [] {}, [] {});
+  work.run(p);
 #endif
 }
 

@@ -167,13 +167,62 @@ __device__ inline void wait_for_cluster() {
 }
 
 // Where all thread blocks of a cooperative launch meet: what one wrote to global memory before it arrives is there for
-// all that have waited. The block meets in either half.
+// all that have waited. The counter is the launch's own, as the driver hands it out: its highest bit flips when all
+// have arrived, the others are then zero again.
 struct GridBarrier {
-  cooperative_groups::grid_group::arrival_token token;
+  static constexpr unsigned kFlips = 1u << 31;
 
-  __device__ void arrive() { token = cooperative_groups::this_grid().barrier_arrive(); }
-  __device__ void wait() { cooperative_groups::this_grid().barrier_wait(std::move(token)); }
+  unsigned* counter;
+  unsigned before;  // the first meeting
+
+  __device__ GridBarrier() : counter(&cooperative_groups::details::get_grid_workspace()->barrier) {
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(before) : "l"(counter));
+  }
+  // One thread of a block, for those that synchronised with it before; not before all have been constructed.
+  __device__ void arrive() const {
+    const unsigned step = blockIdx.x == 0 ? kFlips - (gridDim.x - 1) : 1;
+    asm volatile("red.add.release.gpu.global.u32 [%0], %1;" ::"l"(counter), "r"(step) : "memory");
+  }
+  // Any thread; meeting: how many there were before.
+  __device__ void wait(int meeting) const {
+    const unsigned flips = meeting % 2 == 0 ? kFlips : 0;
+    unsigned now;
+    do {
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+    } while (((before ^ now) & kFlips) != flips);
+  }
 };
+
+// Numbers that thread blocks hand each other through global memory, word by word, in any order.
+__device__ inline uint4 load_words(const uint4* from) {
+  uint4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from)
+               : "memory");
+  return v;
+}
+__device__ inline uint2 load_words(const uint2* from) {
+  uint2 v;
+  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from) : "memory");
+  return v;
+}
+__device__ inline void store_words(void* to, uint32_t v) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory");
+}
+__device__ inline void store_words(void* to, uint2 v) {
+  asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(v.x), "r"(v.y) : "memory");
+}
+__device__ inline void store_words(void* to, uint4 v) {
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
+
+// A barrier of the first so many threads of the block.
+template <int Threads>
+__device__ inline void meet_first_threads() {
+  asm volatile("barrier.sync 1, %0;" ::"n"(Threads) : "memory");
+}
 
 __device__ inline unsigned shared_address(const void* own) {
   return static_cast<unsigned>(__cvta_generic_to_shared(own));

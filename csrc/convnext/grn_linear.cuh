@@ -38,7 +38,7 @@ struct Piece {
       : pixel(thread / kVectors), column(thread % kVectors * 8), takes_part(pixel < kPixels) {}
 
   __device__ __half* place(__half* a, int i) const {
-    return a + SplitMemory<Product>::place(pixel + i * kPixels, column);
+    return a + (pixel + i * kPixels) * SplitMemory<Product>::kPitch + column;
   }
 
   // Zeros outside the image and beyond K. x: the piece's first number; pixels: of the image from there on.
@@ -195,9 +195,7 @@ struct GrnWork {
     const int k = block_k() + 4 * thread;
     gamma = thread < at.quads && k < p.depth ? *reinterpret_cast<const float4*>(p.gamma + k)
                                              : make_float4(0.f, 0.f, 0.f, 0.f);
-    if constexpr (!Product::kBoxed) {
-      product.load_weights(p.weight, place.first_n, p.outputs, first_k(), p.depth, weights);
-    }
+    product.load_weights(p.weight, place.first_n, p.outputs, first_k(), p.depth, weights);
     copy_bias<Product>(p.bias, place.first_n, p.outputs, thread, bias());
     if (thread == 0) {
       expect_bytes(arrivals, static_cast<int>(sizeof(float)) * (depth(p) + p.splits * p.tiles * at.senders));
@@ -207,10 +205,7 @@ struct GrnWork {
     }
   }
 
-  // turn: how many times it has been called before. before_product() and after_product(): when the weights are to be
-  // there, and when they have been read.
-  template <class Before, class After>
-  __device__ void run(const GrnLinear& p, int turn, Before&& before_product, After&& after_product) {
+  __device__ void run(const GrnLinear& p) {
     auto* a = reinterpret_cast<__half*>(memory);
     auto* staged = reinterpret_cast<float*>(memory);
     auto* residual = reinterpret_cast<__half*>(memory + Memory::kResidual);
@@ -225,22 +220,17 @@ struct GrnWork {
     }
     __syncthreads();
     norms.share(p, at, memory, block_k() + 4 * thread, place.own, place.base, gamma, arrivals);
-    wait_for_bytes(arrivals, turn);
+    wait_for_bytes(arrivals, 0);
     const float inverse = inverse_mean(reinterpret_cast<const float*>(memory + Memory::kSums),
                                        p.splits * p.tiles * at.senders, p.depth, thread % 32);
     piece.scale(reinterpret_cast<const float*>(memory + Memory::kGains), inverse, depth(p), a);
-    if constexpr (Product::kBoxed) {
-      publish_to_copies();  // and to the tensor cores
-    }
-    before_product();
     __syncthreads();
     multiply(product, a, weights);
     __syncthreads();  // a and the weights have been read: the sums take their place
-    after_product();
     product.stage(staged);
     __syncthreads();
     sums.add_up(staged, place.base + place.own - place.part, reinterpret_cast<float*>(memory + Memory::kPartial),
-                arrivals + 1, turn,
+                arrivals + 1, 0,
                 [&](int row, float4 sum) { answer.finish(p, row, sums.column, sum, bias(), residual); });
   }
 
@@ -272,7 +262,7 @@ static __global__ void __launch_bounds__(kThreads, 2) grn_linear_kernel(const __
   work.prepare(p);
   wait_for_cluster();  // all of its blocks run: their memory may be written
   wait_for_kernel_before();
-  work.run(p, 0, [] {}, [] {});
+  work.run(p);
 #endif
 }
 

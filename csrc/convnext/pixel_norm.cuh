@@ -91,7 +91,15 @@ struct PixelSums {
   }
 };
 
-// Mean and one over deviation of a pixel, from all parts.
+// Mean and one over deviation of a pixel, from its channels' sum and that of their squares.
+__device__ inline float2 norm_from(float2 total, int channels) {
+  const float inverse_count = approximate_reciprocal(static_cast<float>(channels));
+  const float mean = total.x * inverse_count;
+  const float variance = fmaxf(fmaf(-mean, total.x, total.y) * inverse_count, 0.f);
+  return make_float2(mean, rsqrtf(variance + kEpsilon));
+}
+
+// The same from all parts.
 template <class Product>
 __device__ float2 norm_of(const float2* parts, int pixel, int channels) {
   float2 total = parts[pixel];
@@ -101,10 +109,7 @@ __device__ float2 norm_of(const float2* parts, int pixel, int channels) {
     total.x += more.x;
     total.y += more.y;
   }
-  const float inverse_count = approximate_reciprocal(static_cast<float>(channels));
-  const float mean = total.x * inverse_count;
-  const float variance = fmaxf(fmaf(-mean, total.x, total.y) * inverse_count, 0.f);
-  return make_float2(mean, rsqrtf(variance + kEpsilon));
+  return norm_from(total, channels);
 }
 
 }  // namespace lpkernels::convnext

@@ -21,7 +21,6 @@ constexpr int kLargestCluster = 8;  // that every GPU with clusters has
 constexpr int kWarpRows = 32, kWarpColumns = 24;
 constexpr int kStep = 32;      // k of two products of the tensor cores
 constexpr int kSteps = 3;      // of a warp
-constexpr int kBoxDepth = 64;  // k of W's boxes (load_box)
 
 // At the front of a block's shared memory: its counts of what the cluster sends it.
 constexpr size_t kArrivalsBytes = 128;
@@ -72,7 +71,6 @@ struct HeldProduct {
   static constexpr int kDepth = GroupsK * kSteps * kStep;  // the most k that a block holds weights of
   static constexpr int kHeld = Held;                       // steps whose weights are in registers
   static constexpr int kTiles = kWarpColumns / 8;
-  static constexpr bool kBoxed = false;  // whether W comes in boxes
   static constexpr int kWeightBytes = 16 * (kSteps - kHeld) * kTiles * kThreads;
   static constexpr int kWeightSumsBytes = sizeof(float) * kColumns * kGroups;
   static constexpr int kPitch = kColumns + 8;  // floats between rows of sums: four of a warp's lie in different banks

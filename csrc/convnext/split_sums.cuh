@@ -13,21 +13,13 @@ template <class P>
 struct SplitMemory {
   using Product = P;
 
-  // Elements between the rows of a: an odd multiple of 16 bytes, so that eight rows lie in different banks; or those of
-  // its boxes, where W comes in boxes.
-  static constexpr int kPitch = Product::kBoxed ? kBoxDepth : Product::kDepth + 8;
-  static constexpr size_t kWeights = sizeof(__half) * Product::kRows * (Product::kBoxed ? Product::kDepth : kPitch);
-  static constexpr size_t kOperands = kWeights + (Product::kBoxed ? 0 : Product::kWeightBytes);
+  // Elements between the rows of a: an odd multiple of 16 bytes, so that eight rows lie in different banks.
+  static constexpr int kPitch = Product::kDepth + 8;
+  static constexpr size_t kWeights = sizeof(__half) * Product::kRows * kPitch;
+  static constexpr size_t kOperands = kWeights + Product::kWeightBytes;
   static constexpr size_t kBias = kOperands > Product::kStagedBytes ? kOperands : Product::kStagedBytes;
   static constexpr size_t kEnd = kBias + sizeof(float) * Product::kColumns;
   static constexpr size_t kReceivedBytes = sizeof(float) * Product::kRows * Product::kPitch;
-
-  // Of the vector of 8 from `column` on.
-  __device__ static int place(int row, int column) {
-    const int vector = column / 8;
-    return Product::kBoxed ? (vector / 8 * Product::kRows + row) * kPitch + (vector ^ row) % 8 * 8
-                           : row * kPitch + column;
-  }
 };
 
 // The product with a as SplitMemory has it.

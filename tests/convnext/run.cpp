@@ -6,8 +6,10 @@
 #include <string>
 
 #include "convnext/convnext_stage.cuh"
+#include "convnext/depthwise_linear.cuh"
 #include "convnext/depthwise_norm.cuh"
 #include "convnext/grn_factors.cuh"
+#include "convnext/grn_linear.cuh"
 #include "convnext/norm_downsample.cuh"
 #include "convnext/patch_norm.cuh"
 #include "convnext/polynomial_gelu.h"
@@ -93,25 +95,31 @@ void convnext_stage(int batch, int height, int width, int channels, int blocks) 
   auto wide_bias = read<float>(blocks * wide), gamma = read<float>(blocks * wide);
   auto weight = read<__half>(size_t{1} * blocks * channels * wide);
   auto bias = read<float>(blocks * channels);
-  ConvNextStage p{{},
-                  {},
-                  {x.data(), taps.data(), taps_bias.data(), wide_weight.data(), wide_bias.data(), nullptr, nullptr,
-                   height, width, channels, wide},
-                  {nullptr, nullptr, gamma.data(), weight.data(), bias.data(), x.data(), nullptr, height * width, wide,
-                   channels, 0, 1, 1},
+  Array<__half> y(pixels * channels);
+  ConvNextStage p{{wide_weight.data(), channels, wide, blocks, 0},
+                  {weight.data(), wide, channels, blocks, 0},
+                  x.data(),
+                  taps.data(),
+                  taps_bias.data(),
+                  wide_bias.data(),
+                  gamma.data(),
+                  bias.data(),
+                  y.data(),
                   blocks,
                   batch,
-                  1};
-  Array<__half> h(pixels * wide), y(pixels * channels);
-  p.project.x = p.expand.h = h.data();
-  p.project.y = y.data();
-  with_stage(p, [&](auto variant, int grid, size_t shared_bytes) {
-    Array<float> squares(size_t{1} * batch * p.expand.tiles * wide);
-    p.project.squares = p.expand.squares = squares.data();
+                  height,
+                  width,
+                  channels,
+                  wide};
+  with_stage(p, [&](auto variant, int grid) {
     using V = decltype(variant);
-    p.expand_weights = {wide_weight.data(), channels, wide, blocks, V::Expand::Product::kColumns};
-    p.project_weights = {weight.data(), wide, channels, blocks, V::Project::Product::kColumns};
-    emulated::launch(V::kKernel, Index{static_cast<unsigned>(grid), 1, 1}, kThreads, shared_bytes, p.cluster, p, true);
+    Array<unsigned char> mail(mail_bytes(p));
+    std::memset(mail.data(), 0, mail.count);  // as if all of it had arrived
+    p.mail.first = mail.data();
+    p.expand_weights.box_rows = V::Expand::Product::kColumns;
+    p.project_weights.box_rows = V::Project::Product::kColumns;
+    emulated::launch(V::kKernel, Index{static_cast<unsigned>(grid), 1, 1}, kThreads, sizeof(typename V::Memory),
+                     p.splits, p, true);
   });
   write(y);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 
@@ -43,6 +44,18 @@ inline float2 __half22float2(__half2 v) {
 }
 inline __half2 __floats2half2_rn(float x, float y) {
   return {static_cast<__half>(x), static_cast<__half>(y)};
+}
+inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
+  const auto sum = [](__half a, __half b, __half c) {
+    return static_cast<__half>(std::fma(static_cast<double>(a), static_cast<double>(b), static_cast<double>(c)));
+  };
+  return {sum(a.x, b.x, c.x), sum(a.y, b.y, c.y)};
+}
+inline uint32_t __float_as_uint(float v) {
+  return std::bit_cast<uint32_t>(v);
+}
+inline float __uint_as_float(uint32_t v) {
+  return std::bit_cast<float>(v);
 }
 // The bytes of y:x that the four lowest digits of `which` name.
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned which) {

@@ -123,15 +123,32 @@ inline void wait_for_cluster() {
 }
 
 struct GridBarrier {
-  void arrive() {
-    __syncthreads();
-    emulated::current->met = emulated::all_blocks.arrive();
-  }
-  void wait() {
-    emulated::wait(emulated::all_blocks, emulated::current->met);
-    __syncthreads();
+  void arrive() const { emulated::all_blocks.arrive(); }
+  void wait(int meeting) const {
+    while (emulated::all_blocks.generation <= meeting) {
+      emulated::yield();
+    }
   }
 };
+
+template <class Words>
+Words load_words(const Words* from) {
+  emulated::yield();
+  return *from;
+}
+
+template <class Words>
+void store_words(void* to, Words v) {
+  emulated::rounds_of_waiting = 0;
+  std::memcpy(to, &v, sizeof(v));
+}
+
+template <int Threads>
+void meet_first_threads() {
+  emulated::Barrier& barrier = emulated::current->block->first_threads;
+  barrier.expected = Threads;
+  emulated::sync(barrier);
+}
 
 inline void init_arrivals(uint64_t* arrivals) {
   *arrivals = emulated::kNotKnown;

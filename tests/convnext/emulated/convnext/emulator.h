@@ -70,6 +70,7 @@ struct Block {
   SharedMemory memory;
   Cluster* cluster;
   int left;  // threads that run
+  Barrier first_threads{0};
 
   int threads() const { return barrier.expected; }
 };
@@ -86,7 +87,6 @@ struct Fiber {
   std::vector<Copy> open;
   std::vector<std::function<void()>> products;  // that tensor cores have not done yet
   int awaited = -1;                             // of the cluster's barrier
-  int met = -1;                                 // of the grid's
   bool done = false;
   ucontext_t context;
   std::unique_ptr<char[]> stack;
@@ -195,7 +195,7 @@ void launch(Kernel kernel, Index blocks, int threads, size_t shared_bytes, int c
   body = &call;
   std::mt19937 random(0);
   const unsigned count = blocks.x * blocks.y * blocks.z;
-  all_blocks = {static_cast<int>(count) * threads};
+  all_blocks = {static_cast<int>(count)};
   std::vector<std::unique_ptr<Cluster>> clusters;
   std::vector<std::unique_ptr<Fiber>> fibers;
   for (unsigned first = 0; first < count; first += cluster_size) {
@@ -271,6 +271,11 @@ inline void __syncthreads() {
 
 inline void __syncwarp() {
   emulated::sync(emulated::current->block->warps[emulated::current->thread.x / 32].barrier);
+}
+
+inline bool __all_sync(unsigned, bool v) {
+  const auto* lanes = emulated::exchange({static_cast<uint32_t>(v)});
+  return std::all_of(lanes, lanes + 32, [](const auto& words) { return words[0] != 0; });
 }
 
 inline float __shfl_xor_sync(unsigned, float v, int lanes) {

@@ -1,0 +1,244 @@
+// The first half of a ConvNeXt V2 block within convnext_stage:
+//
+//   v = conv7x7(x, taps, groups = C) + taps_bias,  h = gelu((v - mean_C v) / sqrt(var_C v + 1e-6) W^T + b)
+//   squares[tile, n] = sum over the tile's pixels of h^2
+//
+// A thread block owns a tile of PatchH x 8 pixels and kColumns of the N outputs. Those with the same tile share its
+// convolution: each has some vectors of eight channels, and hands v, rounded to half precision, to all of them by mail.
+// The norm is applied to the product's sums, with the sums of W's rows (pixel_norm.cuh says how).
+//
+// Clocks of the third published stage, by count: x 1,100 from the stores of the block of the network before on, of
+// which 700 are the L2's; convolution 700, 30 for each of 7 x 4 loads that a warp waits for; v 900 and 24 bytes a clock;
+// product 800; sums, norm, GELU 1,500.
+#pragma once
+
+#include "convnext/depthwise_finish.cuh"
+#include "convnext/polynomial_gelu.h"
+#include "convnext/stage_parameters.cuh"
+
+namespace lpkernels::convnext {
+
+// Vectors: of eight channels that a thread block convolves at once.
+template <int PatchH, int Vectors, class P>
+struct StageExpand {
+  using Product = P;
+  using Shape = HaloShape<PatchH, Vectors>;
+  static constexpr int kPatchH = PatchH, kPixels = PatchH * kPatchW;
+  static_assert(Product::kRows == kPixels && Product::kColumns % Product::kTile == 0);
+
+  // What this half has alone; a and the sums share their places with the other half's.
+  struct Memory {
+    PackedTaps<Vectors> taps;
+    alignas(16) float bias[Product::kColumns], weight_totals[Product::kColumns];
+    float2 norms[kPixels];
+    int targets[kPixels];
+    float2 pixel_sums[kThreads];  // [part of the channels][pixel]
+    alignas(16) __half ones[8 * Product::kStep];
+  };
+  // What the other half's sums may take the place of.
+  struct Sums {
+    alignas(16) unsigned char staged[Product::kStagedBytes];
+    float4 squares[Product::kSlices * Product::kQuads];  // [slice][quad]
+  };
+  static constexpr size_t kABytes = sizeof(__half) * kPixels * Product::kDepth;
+
+  // Own channels in vectors of eight, and the taps that are on their way.
+  struct Share {
+    int first, count;
+  };
+  using OwnTaps = Taps<8 * Vectors>;
+
+  int image, tile, top, left, first_n;
+  Share share;
+
+  __device__ StageExpand(const ConvNextStage& p, int block) {
+    const int of = ceil_div(p.wide, Product::kColumns), tile_of_all = block / of, column = block % of;
+    const int tiles_w = ceil_div(p.width, kPatchW), most = ceil_div(p.channels / 8, of);
+    image = tile_of_all / p.tiles;
+    tile = tile_of_all % p.tiles;
+    top = tile / tiles_w * PatchH;
+    left = tile % tiles_w * kPatchW;
+    first_n = column * Product::kColumns;
+    share.first = min(column * most, p.channels / 8);
+    share.count = min(most, p.channels / 8 - share.first);
+  }
+
+  LPKERNELS_HOST_DEVICE static int blocks(int wide, int tiles, int batch) {
+    return ceil_div(wide, Product::kColumns) * tiles * batch;
+  }
+
+  // Once, before anything else.
+  __device__ void begin(const ConvNextStage& p, Memory& memory, int thread) const {
+    if (thread < kPixels) {
+      const int y = top + thread / kPatchW, x = left + thread % kPatchW;
+      memory.targets[thread] = y < p.height && x < p.width ? y * p.width + x : -1;
+    }
+    if (thread < 8 * Product::kStep / 2) {
+      reinterpret_cast<uint32_t*>(memory.ones)[thread] = kOnes;
+    }
+  }
+
+  // Asks for what a block of the network brings, but its weights.
+  __device__ void prefetch(const ConvNextStage& p, int block, int thread, Memory& memory, OwnTaps& taps) const {
+    load_taps(p, block, 0, thread, memory, taps);
+    copy_row<Product::kColumns>(memory.bias, p.wide_bias + int64_t{block} * p.wide + first_n, p.wide - first_n, thread);
+  }
+
+  // v of the block's own channels, into the mail. before_store(): what a warp waits for first.
+  template <class Before>
+  __device__ void convolve(const ConvNextStage& p, int block, int thread, Memory& memory, __half* halo,
+                           Before&& before_store) const {
+    __half* mail = p.mail.at<__half>(block, p.mail.v) + int64_t{image * p.tiles + tile} * p.channels * kPixels;
+#pragma unroll 1
+    for (int pass = 0; pass < share.count; pass += Vectors) {
+      if (pass > 0) {
+        meet_first_threads<kConvolving>();
+        OwnTaps taps;
+        load_taps(p, block, pass, thread, memory, taps);
+        taps.store(memory.taps, thread);
+        commit_copies();
+        wait_for_copies<0>();
+      }
+      load_halo(p, block, pass, thread, halo);
+      meet_first_threads<kConvolving>();
+      __half* v = mail + (share.first + pass) * 8 * kPixels;
+      const int end = (share.count - pass) * 8 * kPixels;
+      const auto store = [&](int at, uint32_t pair) {
+        if (at < end) {
+          store_words(v + at, pair);
+        }
+      };
+      convnext::convolve<PatchH, Vectors, kConvolving / 32>(thread, halo, memory.taps, before_store, store);
+    }
+  }
+
+  // The sums of the rows of W, by the last warpgroup.
+  __device__ static void add_up_weights(const uint4* weights, int thread, Memory& memory) {
+    const Operand ones = operand_of_vectors(memory.ones, 8);
+    const Product own(thread);
+#pragma unroll 1
+    for (int i = 0; i < Product::kColumns / Product::kTile; ++i) {
+      float sums[4] = {};
+      Product::multiply(weights, i, sums, [&](int) { return ones; });
+      if (thread % 4 == 0) {
+        float* totals = memory.weight_totals + i * Product::kTile + own.column();
+        totals[0] = sums[0];
+        totals[8] = sums[2];
+      }
+    }
+  }
+
+  // h and squares, into the mail. a: v as [vector][pixel]. weights_are_read(): called when they have been.
+  template <class Wait, class Read>
+  __device__ void run(const ConvNextStage& p, int block, int thread, Memory& memory, Sums& sums, __half* a,
+                      const uint4* weights, Wait&& wait_for_weights, Read&& weights_are_read) const {
+    memory.pixel_sums[thread] = receive_v(p, block, thread, a);
+    publish_to_copies();  // and to the tensor cores
+    __syncthreads();
+    Product product(thread);
+    if (product.multiplies()) {
+      wait_for_weights();
+      const Operand vectors = operand_of_vectors(a, kPixels);
+      Product::multiply(weights, product.tile(), product.sums,
+                        [&](int i) { return vectors.at(i * (Product::kStep / 8) * kPixels); });
+    }
+    if (const int pixel = kThreads - 1 - thread; pixel < kPixels) {
+      memory.norms[pixel] = norm_of(memory.pixel_sums, pixel, p.channels);
+    }
+    auto* staged = reinterpret_cast<float*>(sums.staged);
+    product.stage(staged);
+    __syncthreads();
+    weights_are_read();
+    __half* h = p.mail.at<__half>(block, p.mail.h) + int64_t{image} * p.height * p.width * p.wide + first_n;
+    float* squares =
+        p.mail.at<float>(block, p.mail.squares) + int64_t{image * p.tiles + tile} * p.wide + first_n;
+    finish<Product>(
+        p.wide - first_n, staged, memory.norms, memory.targets, memory.weight_totals, memory.bias, thread,
+        sums.squares, [](float v) { return polynomial_gelu(v); },
+        [&](int target, int column, uint2 values) { store_words(h + int64_t{target} * p.wide + column, values); },
+        [&](int column, float4 values) { store_words(squares + column, words_of(values)); });
+  }
+
+ private:
+  __device__ void load_taps(const ConvNextStage& p, int block, int pass, int thread, Memory& memory,
+                            OwnTaps& taps) const {
+    taps.load(p.taps + int64_t{block} * kTaps * kTaps * p.channels, p.taps_bias + int64_t{block} * p.channels,
+              8 * (share.first + pass), p.channels, thread, memory.taps);
+  }
+
+  // halo[row][column][channel]: x of the tile and of 3 pixels around it, zeros outside the image.
+  __device__ void load_halo(const ConvNextStage& p, int block, int pass, int thread, __half* halo) const {
+    constexpr int kCount = Shape::kRows * kHaloW * Vectors, kOwn = ceil_div(kCount, kConvolving);
+    const __half* x = block == 0 ? p.x : p.mail.at<const __half>(block, p.mail.x);
+    const uint4* from[kOwn];
+    uint4 values[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int place = thread + i * kConvolving, vector = place % Vectors, pixel = place / Vectors;
+      const int row = top - kTaps / 2 + pixel / kHaloW, column = left - kTaps / 2 + pixel % kHaloW;
+      const bool exists = place < kCount && pass + vector < share.count &&
+                          static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
+                          static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
+      from[i] = reinterpret_cast<const uint4*>(x + (int64_t{image * p.height + row} * p.width + column) * p.channels) +
+                share.first + pass + vector;
+      values[i] = absent_if(exists);
+    }
+    const auto place_of = [&](int i) { return from[i]; };
+    if (block == 0) {  // not from the mail: any word may be there
+      load_absent(values, place_of);
+    } else {
+      receive(values, place_of);
+    }
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int place = thread + i * kConvolving, vector = place % Vectors, pixel = place / Vectors;
+      if (place < kCount) {
+        *reinterpret_cast<uint4*>(halo + pixel * Shape::kPixelPitch + vector * 8) = values[i];
+      }
+    }
+  }
+
+  // a = v, zeros beyond the channels; the sum of this thread's part of a pixel's channels, and of their squares.
+  __device__ float2 receive_v(const ConvNextStage& p, int block, int thread, __half* a) const {
+    constexpr int kCount = Product::kDepth / 8 * kPixels, kOwn = ceil_div(kCount, kThreads);
+    static_assert(kThreads % kPixels == 0);
+    const auto* from = p.mail.at<const uint4>(block, p.mail.v) +
+                       int64_t{image * p.tiles + tile} * (p.channels / 8) * kPixels + thread;
+    const int count = p.channels / 8 * kPixels;
+    float2 sum = make_float2(0.f, 0.f);
+    uint4 first[1] = {absent_if(thread < count)};
+    receive(first, [&](int) { return from; });  // not all at once while nothing is there
+    uint4 values[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      values[i] = i == 0 ? first[0] : absent_if(thread + i * kThreads < count);
+    }
+    receive(values, [&](int i) { return from + i * kThreads; });
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int place = thread + i * kThreads;
+      if (kCount % kThreads == 0 || place < kCount) {
+        reinterpret_cast<uint4*>(a)[place] = values[i];
+      }
+      for (const uint32_t pair : {values[i].x, values[i].y, values[i].z, values[i].w}) {
+        const float2 v = floats(pair);
+        sum.x += v.x + v.y;
+        sum.y = fmaf(v.x, v.x, fmaf(v.y, v.y, sum.y));
+      }
+    }
+    return sum;
+  }
+
+  // Mean and one over deviation of a pixel, from all parts.
+  __device__ static float2 norm_of(const float2* parts, int pixel, int channels) {
+    float2 total = parts[pixel];
+#pragma unroll
+    for (int part = 1; part < kThreads / kPixels; ++part) {
+      total.x += parts[part * kPixels + pixel].x;
+      total.y += parts[part * kPixels + pixel].y;
+    }
+    return norm_from(total, channels);
+  }
+};
+
+}  // namespace lpkernels::convnext

@@ -1,0 +1,254 @@
+// The second half of a ConvNeXt V2 block within convnext_stage:
+//
+//   n = |h|_HW / (mean_N |h|_HW + 1e-6),  y = (h * (1 + gamma * n)) W^T + bias + x
+//
+// The grid's blocks divide the N columns among themselves, add up the tiles' squares and hand |h| to all by mail. A
+// thread block owns kRows pixels of an image, kColumns outputs and one of `splits` pieces of 384 of N: it multiplies h
+// by the factors, in half precision, on its way into shared memory. The blocks of a cluster have the pieces of the same
+// outputs, and add up their sums through distributed shared memory, each those of some of the pixels, in order. x of
+// these comes from where the same threads have written it.
+//
+// Clocks of the third published stage, by count: squares and norms 900 each, two ways through the L2; h 1,100 and 24
+// bytes a clock from when the squares are there; product 800; sums 1,500.
+#pragma once
+
+#include <algorithm>
+
+#include "convnext/split_sums.cuh"
+#include "convnext/stage_parameters.cuh"
+
+namespace lpkernels::convnext {
+
+// The norms that a thread block adds up: some columns of all images.
+struct NormShare {
+  int first, end;  // quads, of all images
+  int images_before;  // the first
+
+  __device__ NormShare(const ConvNextStage& p, int block) {
+    const int quads = p.batch * p.wide / 4, most = ceil_div(quads, static_cast<int>(gridDim.x));
+    first = min(block * most, quads);
+    end = min(first + most, quads);
+    images_before = first / (p.wide / 4);
+  }
+
+  // Into the mail, a warp each.
+  __device__ void add_up(const ConvNextStage& p, int block, int thread) const {
+    const int lane = thread % 32;
+#pragma unroll 1
+    for (int quad = first + thread / 32; quad < end; quad += kWarps) {
+      int image = images_before;
+      while (4 * quad >= (image + 1) * p.wide) {
+        ++image;
+      }
+      const float* from =
+          p.mail.at<const float>(block, p.mail.squares) + int64_t{image} * (p.tiles - 1) * p.wide + 4 * quad;
+      float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+#pragma unroll 1
+      for (int rows = 0; rows < p.tiles; rows += 2 * 32) {
+        const int row = rows + lane;
+        uint4 values[2] = {absent_if(row < p.tiles), absent_if(row + 32 < p.tiles)};
+        receive(values, [&](int i) { return reinterpret_cast<const uint4*>(from + int64_t{row + i * 32} * p.wide); });
+        sum = sum + (floats_of(values[0]) + floats_of(values[1]));
+      }
+#pragma unroll
+      for (int lanes = 1; lanes < 32; lanes *= 2) {
+        sum = sum + shuffled(sum, lanes);
+      }
+      if (lane == 0) {
+        const float4 norm = make_float4(approximate_root(sum.x), approximate_root(sum.y), approximate_root(sum.z),
+                                        approximate_root(sum.w));
+        store_words(p.mail.at<float>(block, p.mail.norms) + 4 * quad, words_of(norm));
+      }
+    }
+  }
+};
+
+template <class P>
+struct StageProject {
+  using Product = P;
+  static constexpr int kMostWide = 8 * Product::kDepth;                            // of N
+  static constexpr int kQuadsOfThread = ceil_div(kMostWide / 4, kThreads);         // whose norms a thread receives
+  static constexpr int kVectors = Product::kDepth / 8, kLoading = 3 * kThreads / 4;  // of h
+  static constexpr int kAtOnce = kLoading / kVectors, kOwn = Product::kRows / kAtOnce;
+  static_assert(kLoading % kVectors == 0 && Product::kRows % kAtOnce == 0);
+
+  struct Memory {
+    alignas(16) float gains[Product::kDepth];  // gamma |h| of the piece's columns
+    alignas(16) float sums[kWarps];            // of |h|
+    alignas(16) float bias[Product::kColumns];
+  };
+  static constexpr size_t kABytes = std::max(sizeof(__half) * Product::kRows * Product::kDepth, Product::kStagedBytes);
+  // What blocks send each other, with two splits or more.
+  static constexpr size_t kReceivedBytes = sizeof(float) * Product::kRows * Product::kPitch;
+
+  int image, first_pixel, first_n, part;  // part: its rank in the cluster
+
+  __device__ StageProject(const ConvNextStage& p, int block) {
+    const int tiles = ceil_div(p.height * p.width, Product::kRows), columns = ceil_div(p.channels, Product::kColumns);
+    const int place = block / p.splits, row = place / tiles;
+    part = block % p.splits;
+    first_pixel = place % tiles * Product::kRows;
+    first_n = row % columns * Product::kColumns;
+    image = row / columns;
+  }
+
+  LPKERNELS_HOST_DEVICE static int blocks(int pixels, int channels, int splits, int batch) {
+    return ceil_div(pixels, Product::kRows) * ceil_div(channels, Product::kColumns) * splits * batch;
+  }
+
+  __device__ int first_k() const { return part * Product::kDepth; }
+
+  // Asks for what waits for nobody.
+  __device__ void prefetch(const ConvNextStage& p, int block, int thread, Memory& memory,
+                           float4 (&gamma)[kQuadsOfThread]) const {
+    copy_row<Product::kColumns>(memory.bias, p.bias + int64_t{block} * p.channels + first_n, p.channels - first_n,
+                                thread);
+#pragma unroll
+    for (int i = 0; i < kQuadsOfThread; ++i) {
+      const int k = 4 * (thread + i * kThreads);
+      const bool own = static_cast<unsigned>(k - first_k()) < Product::kDepth && k < p.wide;
+      gamma[i] = own ? load_constant(p.gamma + int64_t{block} * p.wide + k) : make_float4(0.f, 0.f, 0.f, 0.f);
+    }
+  }
+
+  // y, into the mail or, of the last block of the network, the answer. before_product(), weights_are_read(): called
+  // before the block meets for the product, and behind it.
+  template <class Wait, class Before, class Read>
+  __device__ void run(const ConvNextStage& p, int block, int thread, Memory& memory, unsigned char* a,
+                      unsigned char* received, const float4 (&gamma)[kQuadsOfThread], const uint4* weights,
+                      uint64_t* arrivals, Wait&& wait_for_weights, Before&& before_product,
+                      Read&& weights_are_read) const {
+    if (thread == 0 && p.splits > 1) {
+      SplitSums<Product>::expect(arrivals);
+    }
+    const SplitSums<Product> sums(p.splits, part, thread);
+    uint2 residual[kOwnRows];
+    load_residual(p, block, sums, residual);
+    const int row = thread / kVectors, column = thread % kVectors * 8, depth = min(p.wide - first_k(), Product::kDepth);
+    const int pixels = p.height * p.width - first_pixel - row;
+    const bool loads = thread < kLoading && column < depth;
+    const __half* from = p.mail.at<const __half>(block, p.mail.h) +
+                         (int64_t{image} * p.height * p.width + first_pixel + row) * p.wide + first_k() + column;
+    const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(from + int64_t{i * kAtOnce} * p.wide); };
+    uint4 first[1] = {absent_if(loads && pixels > 0)}, h[kOwn];
+    receive(first, place_of);  // not all at once while nothing is there
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      h[i] = i == 0 ? first[0] : absent_if(loads && pixels > i * kAtOnce);
+    }
+    load_absent(h, place_of);
+    const float inverse = receive_norms(p, block, thread, memory, gamma);
+    receive(h, place_of);
+    if (thread < kLoading) {
+      scale(memory, h, row, column, inverse, reinterpret_cast<uint4*>(a));
+    }
+    before_product();
+    publish_to_copies();  // and to the tensor cores
+    __syncthreads();
+    Product product(thread);
+    if (product.multiplies()) {
+      wait_for_weights();
+      const Operand boxes = operand_in_box(a);
+      Product::multiply(weights, product.tile(), product.sums,
+                        [&](int i) { return boxes.at(Product::step_in_boxes(i, Product::kRows)); });
+    }
+    __syncthreads();  // a has been read: the sums take its place
+    weights_are_read();
+    auto* staged = reinterpret_cast<float*>(a);
+    product.stage(staged);
+    __syncthreads();
+    const bool last = block + 1 == p.blocks;
+    __half* y = last ? p.y : p.mail.at<__half>(block + 1, p.mail.x);
+    sums.add_up(staged, 0, reinterpret_cast<float*>(received), arrivals, block, [&](int row, float4 sum) {
+      if (exists(p, sums, row)) {
+        sum = sum + *reinterpret_cast<const float4*>(memory.bias + sums.column);
+        const uint2 own = residual[row < Product::kSlices ? 0 : kOwnRows - 1];
+        const float2 first = floats(own.x), second = floats(own.y);
+        store_words(y + place(p, sums, row), make_uint2(halves(sum.x + first.x, sum.y + first.y),
+                                                        halves(sum.z + second.x, sum.w + second.y)));
+      }
+    });
+  }
+
+ private:
+  static constexpr int kOwnRows = Product::kRows / Product::kSlices;  // of y, of a thread, at most
+  static_assert(kOwnRows <= 2);
+
+  __device__ void load_residual(const ConvNextStage& p, int block, const SplitSums<Product>& sums,
+                                uint2 (&residual)[kOwnRows]) const {
+    const __half* x = block == 0 ? p.x : p.mail.at<const __half>(block, p.mail.x);
+#pragma unroll
+    for (int i = 0; i < kOwnRows; ++i) {
+      const int row = sums.slice + i * Product::kSlices;
+      residual[i] = make_uint2(0, 0);
+      if (sums.slice < Product::kSlices && row < sums.rows && exists(p, sums, row)) {
+        residual[i] = load_words(reinterpret_cast<const uint2*>(x + place(p, sums, row)));
+      }
+    }
+  }
+  __device__ bool exists(const ConvNextStage& p, const SplitSums<Product>& sums, int row) const {
+    return first_pixel + part * sums.rows + row < p.height * p.width && first_n + sums.column < p.channels;
+  }
+  __device__ int64_t place(const ConvNextStage& p, const SplitSums<Product>& sums, int row) const {
+    return (int64_t{image} * p.height * p.width + first_pixel + part * sums.rows + row) * p.channels + first_n +
+           sums.column;
+  }
+
+  // 1 / (mean_N |h| + eps) of the image, and gamma |h| of the piece's columns into `memory`; the block meets.
+  __device__ float receive_norms(const ConvNextStage& p, int block, int thread, Memory& memory,
+                                 const float4 (&gamma)[kQuadsOfThread]) const {
+    const auto* from = p.mail.at<const uint4>(block, p.mail.norms) + image * p.wide / 4 + thread;
+    uint4 values[kQuadsOfThread];
+#pragma unroll
+    for (int i = 0; i < kQuadsOfThread; ++i) {
+      values[i] = absent_if(4 * (thread + i * kThreads) < p.wide);
+    }
+    receive(values, [&](int i) { return from + i * kThreads; });
+    float sum = 0.f;
+#pragma unroll
+    for (int i = 0; i < kQuadsOfThread; ++i) {
+      const float4 norm = floats_of(values[i]);
+      sum += (norm.x + norm.y) + (norm.z + norm.w);
+      if (const int k = 4 * (thread + i * kThreads) - first_k(); static_cast<unsigned>(k) < Product::kDepth) {
+        *reinterpret_cast<float4*>(memory.gains + k) =
+            make_float4(gamma[i].x * norm.x, gamma[i].y * norm.y, gamma[i].z * norm.z, gamma[i].w * norm.w);
+      }
+    }
+    sum = sum_of_lanes<32>(sum);
+    if (thread % 32 == 0) {
+      memory.sums[thread / 32] = sum;
+    }
+    __syncthreads();
+    float4 total = make_float4(0.f, 0.f, 0.f, 0.f);
+#pragma unroll
+    for (int i = 0; i < kWarps; i += 4) {
+      total = total + *reinterpret_cast<const float4*>(memory.sums + i);
+    }
+    const float mean = ((total.x + total.y) + (total.z + total.w)) * approximate_reciprocal(static_cast<float>(p.wide));
+    return approximate_reciprocal(mean + kEpsilon);
+  }
+
+  // v * (1 + gain) of two halves, rounded once.
+  __device__ static uint32_t grown(uint32_t v, uint32_t gain) {
+    const __half2 own = *reinterpret_cast<const __half2*>(&v);
+    const __half2 result = __hfma2(own, *reinterpret_cast<const __half2*>(&gain), own);
+    return *reinterpret_cast<const uint32_t*>(&result);
+  }
+
+  // a = h * (1 + gain * inverse), what is in brackets behind the one rounded too; in boxes.
+  __device__ static void scale(const Memory& memory, const uint4 (&h)[kOwn], int row, int column, float inverse,
+                               uint4* a) {
+    const float4 low = *reinterpret_cast<const float4*>(memory.gains + column);
+    const float4 high = *reinterpret_cast<const float4*>(memory.gains + column + 4);
+    const uint32_t gains[4] = {halves(low.x * inverse, low.y * inverse), halves(low.z * inverse, low.w * inverse),
+                               halves(high.x * inverse, high.y * inverse), halves(high.z * inverse, high.w * inverse)};
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      a[Product::place_in_boxes(row + i * kAtOnce, column, Product::kRows)] =
+          make_uint4(grown(h[i].x, gains[0]), grown(h[i].y, gains[1]), grown(h[i].z, gains[2]),
+                     grown(h[i].w, gains[3]));
+    }
+  }
+};
+
+}  // namespace lpkernels::convnext
