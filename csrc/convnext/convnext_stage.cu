@@ -27,6 +27,17 @@ CUtensorMap boxes(const Tensor& weight, int rows_of_box) {
                                                 {kBoxDepth, static_cast<uint32_t>(rows_of_box), 1, 1, 1}});
 }
 
+// Boxes of all taps of so many channels (blocks, 7, 7, channels), each float as two halves.
+CUtensorMap boxes_of_taps(const Tensor& taps, int channels_of_box) {
+  const auto row = 2 * static_cast<uint64_t>(taps.size(3)), matrix = row * kTaps * kTaps;
+  const uint64_t all = static_cast<uint64_t>(taps.size(0)) * matrix;
+  return hopper::tensor_map(taps.data_ptr(),
+                            {{row, kTaps * kTaps, static_cast<uint64_t>(taps.size(0)), 1, 1},
+                             {row, matrix, all, all},
+                             {2 * static_cast<uint32_t>(channels_of_box), kTaps * kTaps, 1, 1, 1}},
+                            CU_TENSOR_MAP_SWIZZLE_NONE);
+}
+
 // A stage's tensors, checked, and how its block-wise halves take them.
 struct Stage {
   const Tensor &x, &taps, &taps_bias, &wide_weight, &wide_bias, &gamma, &weight, &bias;
@@ -114,6 +125,7 @@ bool run_as_one(const Stage& stage, int images, __half* y, cudaStream_t stream) 
     p.mail.first = static_cast<unsigned char*>(mail.data_ptr());
     p.expand_weights = boxes(stage.wide_weight, V::Expand::Product::kColumns);
     p.project_weights = boxes(stage.weight, V::Project::Product::kColumns);
+    p.taps_boxes = boxes_of_taps(stage.taps, V::Expand::kConvolved);
     const int64_t pixels = int64_t{images} * p.height * p.width * p.channels;
     for (int first = 0; first < stage.in.batch; first += images) {
       launch_clusters</*Cooperative=*/true>(kOp, V::kKernel, dim3(grid), kThreads, sizeof(typename V::Memory),

@@ -7,8 +7,8 @@
 // block has a multiprocessor to itself, and the same places of both halves throughout. Whatever thread blocks hand each
 // other goes through the L2, in words that tell by themselves whether they have arrived (mail.cuh): x, v, h, squares
 // and norms, five ways for a block of the network, and nobody waits for more than what it reads. The mail has three
-// slots; a slot that all have read is made absent again, behind a barrier of the grid that has a whole block of the
-// network to come about. Weights of either half come by TMA as soon as those before them have been read; the products
+// slots; the next one, which all have read, is made absent while this one is used, behind a barrier of the grid that has
+// half a block of the network to come about. Weights of either half come by TMA as soon as those before them have been read; the products
 // are wgmma's (warpgroup_product.cuh), for Hopper alone.
 #pragma once
 
@@ -17,33 +17,18 @@
 
 namespace lpkernels::convnext {
 
-// What a thread block does in either half, if anything. Worked out once: divisions are some thirty instructions each.
-template <class Expand, class Project>
-struct StagePlaces {
-  Expand expand;
-  Project project;
-  NormShare norms;
-  bool expands, projects;
-
-  __device__ StagePlaces(const ConvNextStage& p, int block)
-      : expand(p, block),
-        project(p, block),
-        norms(p, block),
-        expands(block < Expand::blocks(p.wide, p.tiles, p.batch)),
-        projects(block < Project::blocks(p.height * p.width, p.channels, p.splits, p.batch)) {}
-};
-
 // Where a thread block's shared memory has what.
 template <class Expand, class Project>
 struct StageMemory {
-  uint64_t arrivals[3];  // of both halves' weights, and of the second's sums
-  StagePlaces<Expand, Project> places;
+  uint64_t arrivals[4];  // of both halves' weights, of taps and biases, and of the second half's sums
+  Expand expand_work;    // worked out once
+  Project project_work;
   typename Expand::Memory expand;
   typename Project::Memory project;
   union {
     typename Expand::Sums sums;
     struct {
-      alignas(16) unsigned char received[Project::kReceivedBytes];
+      alignas(16) float received[Project::kReceivedBytes / sizeof(float)];
       alignas(16) __half halo[Expand::Shape::kSize];
     };
   };
@@ -53,17 +38,13 @@ struct StageMemory {
   alignas(1024) unsigned char a[std::max(Expand::kABytes, Project::kABytes)];
 };
 
-// The mail's slots are used again, so that blocks of the network meet behind `block`.
-__device__ inline bool meets_behind(const ConvNextStage& p, int block) {
-  return p.blocks > kMailSlots && block >= 0 && block + 2 < p.blocks;
-}
-
-// Makes all words of a piece of the mail absent, by `threads` threads of every thread block.
-__device__ inline void make_absent(unsigned char* first, int64_t bytes, int thread, int threads) {
+// Makes all words of a block of the network's slot absent, by `threads` threads of every thread block.
+__device__ inline void make_absent(const Mail& mail, int block, int thread, int threads) {
+  unsigned char* slot = mail.slot(block);
   const auto stride = static_cast<int64_t>(gridDim.x) * threads;
 #pragma unroll 4
-  for (int64_t i = int64_t{block_index()} * threads + thread; i < bytes / 16; i += stride) {
-    store_words(first + 16 * i, absent_if(true));
+  for (int64_t i = int64_t{block_index()} * threads + thread; i < mail.slot_bytes / 16; i += stride) {
+    store_words(slot + 16 * i, absent_if(true));
   }
 }
 
@@ -76,54 +57,71 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
   const BoxedWeights<typename Expand::Product> expand_weights{p.expand_weights, memory.expand_weights, memory.arrivals};
   const BoxedWeights<typename Project::Product> project_weights{p.project_weights, memory.project_weights,
                                                                 memory.arrivals + 1};
-  const StagePlaces<Expand, Project>& places = memory.places;
+  uint64_t *constants = memory.arrivals + 2, *sums = memory.arrivals + 3;
+  const bool expands = block_index() < p.expand_blocks, projects = block_index() < p.project_blocks;
+  // By one thread.
+  const auto ask_for_expand_weights = [&](int i) { expand_weights.ask(i, memory.expand_work.first_n, 0); };
+  const auto ask_for_project_weights = [&](int i) {
+    const Project work = memory.project_work;
+    const int more = work.ask_for_gamma(p, i, memory.project, memory.arrivals + 1);
+    project_weights.ask(i, work.first_n, work.first_k(), more);
+  };
+  // Taps and biases of the first half of a block of the network, and the bias of the second of another.
+  const auto ask_for_constants = [&](int expand, int project) {
+    int bytes = 0;
+    if (expands && expand < p.blocks) {
+      bytes += memory.expand_work.ask(p, expand, memory.expand, constants);
+    }
+    if (projects && project >= 0) {
+      bytes += memory.project_work.ask(p, project, memory.project, constants);
+    }
+    expect_bytes(constants, bytes);
+  };
+
   if (threadIdx.x == kAskingThread) {
-    memory.places = StagePlaces<Expand, Project>(p, block_index());
 #pragma unroll
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < 4; ++i) {
       init_arrivals(memory.arrivals + i);
     }
+    memory.expand_work = Expand(p, block_index());
+    memory.project_work = Project(p, block_index());
+    ask_for_constants(0, -1);
+    expands ? ask_for_expand_weights(0) : void();
+    projects ? ask_for_project_weights(0) : void();
   }
   __syncthreads();
   arrive_at_cluster();
-  if (places.expands) {
-    const Expand work = places.expand;
-    expand_weights.ask(0, work.first_n, 0);
-    work.begin(p, memory.expand, thread_index());
-    typename Expand::OwnTaps taps;
-    work.prefetch(p, 0, thread_index(), memory.expand, taps);
-    taps.store(memory.expand.taps, thread_index());
-    commit_copies();
+  if (expands) {
+    memory.expand_work.begin(p, memory.expand, thread_index());
   }
-  if (places.projects) {
-    const Project work = places.project;
-    project_weights.ask(0, work.first_n, work.first_k());
-  }
+  wait_for_bytes(constants, 0);
+  Expand::pack_taps(thread_index(), memory.expand);
   publish_to_copies();  // and to the tensor cores
   wait_for_cluster();   // all of its blocks run: their memory may be written
+  __syncthreads();
   wait_for_kernel_before();
   const GridBarrier barrier;
-  make_absent(p.mail.first, int64_t{min(p.blocks, kMailSlots)} * p.mail.slot_bytes, thread_index(), kThreads);
-  wait_for_copies<0>();
   __syncthreads();
-  if (threadIdx.x == 0) {
-    barrier.arrive();
-  }
 #pragma unroll 1
   for (int i = 0; i < p.blocks; ++i) {
+    const bool last = i + 1 == p.blocks;
     if (const int thread = thread_index(); thread >= kConvolving) {
-      if (meets_behind(p, i - 1)) {
-        barrier.wait(i);
+      if (i == 0) {
+        make_absent(p.mail, 0, thread - kConvolving, kWarpgroup);
+        meet<2, kWarpgroup>();
+        if (thread == kAskingThread) {
+          barrier.arrive();
+        }
       }
-      if (meets_behind(p, i - 1) && i + 2 < p.blocks) {
-        make_absent(p.mail.slot(i - 1), p.mail.slot_bytes, thread - kConvolving, kWarpgroup);
+      if (!last) {
+        make_absent(p.mail, i + 1, thread - kConvolving, kWarpgroup);  // read by all, who have met behind it
       }
-      if (places.expands) {
+      if (expands) {
         expand_weights.wait(i);
         Expand::add_up_weights(memory.expand_weights, thread, memory.expand);
       }
-    } else if (places.expands) {
-      const Expand work = places.expand;
+    } else if (expands) {
+      const Expand work = memory.expand_work;
       work.convolve(p, i, thread, memory.expand, memory.halo, [&] {
         if (i == 0) {
           barrier.wait(0);
@@ -132,56 +130,49 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     }
     if (i == 0) {
       barrier.wait(0);  // who has nothing to convolve
+    } else {
+      wait_for_cluster();  // the others have received this block's sums: a may be overwritten
     }
-    if (places.expands) {
-      const Expand work = places.expand;
+    if (expands) {
+      const Expand work = memory.expand_work;
       work.run(
           p, i, thread_index(), memory.expand, memory.sums, reinterpret_cast<__half*>(memory.a), memory.expand_weights,
           [&] { expand_weights.wait(i); },
-          [&] { i + 1 < p.blocks ? expand_weights.ask(i + 1, work.first_n, 0) : void(); });
+          [&] { thread_index() == kAskingThread && !last ? ask_for_expand_weights(i + 1) : void(); });
+    } else {
+      __syncthreads();
     }
-    {
-      const int thread = thread_index();
-      const Project work = places.project;
-      float4 gamma[Project::kQuadsOfThread];
-      typename Expand::OwnTaps taps;
-      if (places.projects) {
-        work.prefetch(p, i, thread, memory.project, gamma);
-      }
-      const bool goes_on = places.expands && i + 1 < p.blocks;
-      if (goes_on) {
-        const Expand next = places.expand;
-        next.prefetch(p, i + 1, thread, memory.expand, taps);
-      }
-      commit_copies();
-      const NormShare norms = places.norms;
-      norms.add_up(p, i, thread);
-      const auto end_of_prefetch = [&] {
-        if (goes_on) {
-          taps.store(memory.expand.taps, thread);
-        }
-        wait_for_copies<0>();
-      };
-      const auto all_read = [&] {
-        if (thread == kAskingThread && meets_behind(p, i)) {
-          barrier.arrive();
-        }
-      };
-      if (places.projects) {
-        work.run(
-            p, i, thread, memory.project, memory.a, memory.received, gamma, memory.project_weights,
-            memory.arrivals + 2, [&] { project_weights.wait(i); }, end_of_prefetch,
-            [&] {
-              i + 1 < p.blocks ? project_weights.ask(i + 1, work.first_n, work.first_k()) : void();
-              all_read();
-            });
-      } else {
-        end_of_prefetch();
-        __syncthreads();
-        all_read();
+    const int thread = thread_index();
+    if (thread == kAskingThread) {
+      ask_for_constants(i + 1, i);
+      if (!last) {
+        barrier.arrive();  // its part of the next slot is absent
       }
     }
+    const auto before_h = [&] { add_up_squares(p, i, thread); };
+    const auto before_product = [&] {
+      wait_for_bytes(constants, i + 1);
+      if (!last) {
+        Expand::pack_taps(thread, memory.expand);
+        if (thread >= kConvolving) {
+          barrier.wait(i + 1);  // the next slot may be written
+        }
+      }
+    };
+    if (projects) {
+      const Project work = memory.project_work;
+      work.run(
+          p, i, thread, memory.project, memory.a, memory.received, memory.project_weights, sums, before_h,
+          [&] { project_weights.wait(i); }, before_product,
+          [&] { thread == kAskingThread && !last ? ask_for_project_weights(i + 1) : void(); });
+    } else {
+      before_h();
+      before_product();
+      __syncthreads();
+    }
+    arrive_at_cluster();
   }
+  wait_for_cluster();
 #endif
 }
 
@@ -233,9 +224,21 @@ void with_stage(ConvNextStage& p, Run&& run) {
     mail.squares = place(tiles * p.wide, sizeof(float));
     mail.norms = place(int64_t{p.batch} * p.wide, sizeof(float));
     mail.slot_bytes = end;
-    const int blocks = max(Expand::blocks(p.wide, p.tiles, p.batch),
-                           Project::blocks(pixels, p.channels, p.splits, p.batch));
-    run(variant, ceil_div(blocks, p.splits) * p.splits);
+    const int tiles_w = ceil_div(p.width, kPatchW), columns = ceil_div(p.wide, Expand::Product::kColumns);
+    p.expand_columns = Divisor(columns);
+    p.expand_tiles = Divisor(p.tiles);
+    p.expand_tiles_w = Divisor(tiles_w);
+    p.vectors_of_block = ceil_div(p.channels / 8, columns);
+    p.expand_blocks = columns * p.tiles * p.batch;
+    const int project_tiles = ceil_div(pixels, Project::Product::kRows);
+    p.project_splits = Divisor(p.splits);
+    p.project_tiles = Divisor(project_tiles);
+    p.project_columns = Divisor(ceil_div(p.channels, Project::Product::kColumns));
+    p.project_blocks = project_tiles * p.project_columns.value * p.splits * p.batch;
+    const int grid = ceil_div(max(p.expand_blocks, p.project_blocks), p.splits) * p.splits;
+    p.quads_of_image = Divisor(p.wide / 4);
+    p.quads_of_block = ceil_div(p.batch * p.wide / 4, grid);
+    run(variant, grid);
   };
   const auto takes = [&](auto variant) { return p.channels <= variant.kMostChannels && p.wide <= variant.kMostWide; };
   if (takes(Stage96{})) {

@@ -218,10 +218,10 @@ __device__ inline void store_words(void* to, uint4 v) {
                : "memory");
 }
 
-// A barrier of the first so many threads of the block.
-template <int Threads>
-__device__ inline void meet_first_threads() {
-  asm volatile("barrier.sync 1, %0;" ::"n"(Threads) : "memory");
+// A barrier of so many threads of the block, one of 1 to 15.
+template <int Barrier, int Threads>
+__device__ inline void meet() {
+  asm volatile("barrier.sync %0, %1;" ::"n"(Barrier), "n"(Threads) : "memory");
 }
 
 __device__ inline unsigned shared_address(const void* own) {
@@ -257,6 +257,14 @@ __device__ inline unsigned address_in(const void* own, int rank) {
   unsigned address;
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(own)), "r"(rank));
   return address;
+}
+
+// `bytes`, in multiples of 16, from global memory that no kernel writes, whose arrival is counted; one thread does.
+__device__ inline void copy_bulk(void* to, const void* from, int bytes, uint64_t* arrivals) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to)),
+               "l"(from), "r"(bytes), "r"(shared_address(arrivals))
+               : "memory");
 }
 
 // Makes what this thread wrote to shared memory visible to copies that any thread starts after a barrier.

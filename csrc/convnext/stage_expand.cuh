@@ -24,6 +24,7 @@ struct StageExpand {
   using Product = P;
   using Shape = HaloShape<PatchH, Vectors>;
   static constexpr int kPatchH = PatchH, kPixels = PatchH * kPatchW;
+  static constexpr int kConvolved = 8 * Vectors;  // channels at once
   static_assert(Product::kRows == kPixels && Product::kColumns % Product::kTile == 0);
 
   // What this half has alone; a and the sums share their places with the other half's.
@@ -32,7 +33,10 @@ struct StageExpand {
     alignas(16) float bias[Product::kColumns], weight_totals[Product::kColumns];
     float2 norms[kPixels];
     int targets[kPixels];
-    float2 pixel_sums[kThreads];  // [part of the channels][pixel]
+    union {
+      float2 pixel_sums[kThreads];                               // [part of the channels][pixel]
+      alignas(128) float raw_taps[kTaps * kTaps * kConvolved];  // of the next block of the network, in between
+    };
     alignas(16) __half ones[8 * Product::kStep];
   };
   // What the other half's sums may take the place of.
@@ -42,29 +46,21 @@ struct StageExpand {
   };
   static constexpr size_t kABytes = sizeof(__half) * kPixels * Product::kDepth;
 
-  // Own channels in vectors of eight, and the taps that are on their way.
-  struct Share {
-    int first, count;
-  };
-  using OwnTaps = Taps<8 * Vectors>;
-
   int image, tile, top, left, first_n;
-  Share share;
+  struct {
+    int first, count;  // vectors of eight channels that it convolves
+  } share;
 
   __device__ StageExpand(const ConvNextStage& p, int block) {
-    const int of = ceil_div(p.wide, Product::kColumns), tile_of_all = block / of, column = block % of;
-    const int tiles_w = ceil_div(p.width, kPatchW), most = ceil_div(p.channels / 8, of);
-    image = tile_of_all / p.tiles;
-    tile = tile_of_all % p.tiles;
-    top = tile / tiles_w * PatchH;
-    left = tile % tiles_w * kPatchW;
+    const int tile_of_all = p.expand_columns.quotient(block), column = block - tile_of_all * p.expand_columns.value;
+    image = p.expand_tiles.quotient(tile_of_all);
+    tile = tile_of_all - image * p.tiles;
+    const int row = p.expand_tiles_w.quotient(tile), most = p.vectors_of_block;
+    top = row * PatchH;
+    left = (tile - row * p.expand_tiles_w.value) * kPatchW;
     first_n = column * Product::kColumns;
     share.first = min(column * most, p.channels / 8);
     share.count = min(most, p.channels / 8 - share.first);
-  }
-
-  LPKERNELS_HOST_DEVICE static int blocks(int wide, int tiles, int batch) {
-    return ceil_div(wide, Product::kColumns) * tiles * batch;
   }
 
   // Once, before anything else.
@@ -78,10 +74,26 @@ struct StageExpand {
     }
   }
 
-  // Asks for what a block of the network brings, but its weights.
-  __device__ void prefetch(const ConvNextStage& p, int block, int thread, Memory& memory, OwnTaps& taps) const {
-    load_taps(p, block, 0, thread, memory, taps);
-    copy_row<Product::kColumns>(memory.bias, p.wide_bias + int64_t{block} * p.wide + first_n, p.wide - first_n, thread);
+  // Asks for what a block of the network brings beside its weights, taps and biases; bytes of it. One thread does.
+  __device__ int ask(const ConvNextStage& p, int block, Memory& memory, uint64_t* arrival) const {
+    const int channel = 8 * share.first, channels = min(p.channels - channel, kConvolved);
+    const int outputs = min(p.wide - first_n, Product::kColumns);
+    copy_bulk(memory.bias, p.wide_bias + int64_t{block} * p.wide + first_n, kFloat * outputs, arrival);
+    if (channels == 0) {
+      return kFloat * outputs;
+    }
+    copy_bulk(memory.taps.bias, p.taps_bias + int64_t{block} * p.channels + channel, kFloat * channels, arrival);
+    load_box(memory.raw_taps, p.taps_boxes, 2 * channel, 0, block, arrival);
+    return kFloat * (outputs + channels) + static_cast<int>(sizeof(memory.raw_taps));
+  }
+  // Puts taps that have arrived where the convolution has them, before the block meets.
+  __device__ static void pack_taps(int thread, Memory& memory) {
+    if (thread < kTaps * kConvolved) {
+      const float* own = memory.raw_taps + thread;  // [row of taps][column, channel]
+      constexpr int kRow = kTaps * kConvolved;
+      memory.taps.columns[thread] = make_uint4(halves(own[0], own[kRow]), halves(own[2 * kRow], own[3 * kRow]),
+                                               halves(own[4 * kRow], own[5 * kRow]), halves(own[6 * kRow], 0.f));
+    }
   }
 
   // v of the block's own channels, into the mail. before_store(): what a warp waits for first.
@@ -92,15 +104,16 @@ struct StageExpand {
 #pragma unroll 1
     for (int pass = 0; pass < share.count; pass += Vectors) {
       if (pass > 0) {
-        meet_first_threads<kConvolving>();
-        OwnTaps taps;
-        load_taps(p, block, pass, thread, memory, taps);
+        meet<1, kConvolving>();
+        Taps<kConvolved> taps;
+        taps.load(p.taps + int64_t{block} * kTaps * kTaps * p.channels, p.taps_bias + int64_t{block} * p.channels,
+                  8 * (share.first + pass), p.channels, thread, memory.taps);
         taps.store(memory.taps, thread);
         commit_copies();
         wait_for_copies<0>();
       }
       load_halo(p, block, pass, thread, halo);
-      meet_first_threads<kConvolving>();
+      meet<1, kConvolving>();
       __half* v = mail + (share.first + pass) * 8 * kPixels;
       const int end = (share.count - pass) * 8 * kPixels;
       const auto store = [&](int at, uint32_t pair) {
@@ -160,12 +173,6 @@ struct StageExpand {
   }
 
  private:
-  __device__ void load_taps(const ConvNextStage& p, int block, int pass, int thread, Memory& memory,
-                            OwnTaps& taps) const {
-    taps.load(p.taps + int64_t{block} * kTaps * kTaps * p.channels, p.taps_bias + int64_t{block} * p.channels,
-              8 * (share.first + pass), p.channels, thread, memory.taps);
-  }
-
   // halo[row][column][channel]: x of the tile and of 3 pixels around it, zeros outside the image.
   __device__ void load_halo(const ConvNextStage& p, int block, int pass, int thread, __half* halo) const {
     constexpr int kCount = Shape::kRows * kHaloW * Vectors, kOwn = ceil_div(kCount, kConvolving);

@@ -1,6 +1,7 @@
 // What convnext_stage's kernel takes, and what its two halves share.
 #pragma once
 
+#include "common/divisor.h"
 #include "convnext/mail.cuh"
 #include "convnext/warpgroup_product.cuh"
 
@@ -8,44 +9,43 @@ namespace lpkernels::convnext {
 
 struct ConvNextStage {
   BoxMap expand_weights, project_weights;  // boxes of as many rows as a block has outputs
+  BoxMap taps_boxes;                       // all taps of as many channels as it convolves at once
   const __half* x;
   const float *taps, *taps_bias, *wide_bias, *gamma, *bias;  // with the block of the network in front
   __half* y;
   int blocks, batch, height, width, channels, wide;
-  int tiles = 0;   // of an image, of the first half
-  int splits = 0;  // of the second half's K: a power of two, the cluster
+  int tiles = 0;            // of an image, of the first half
+  int splits = 0;           // of the second half's K: a power of two, the cluster
+  int expand_blocks = 0, project_blocks = 0;
+  int vectors_of_block = 0;  // of eight channels, of a tile, that a thread block convolves
+  int quads_of_block = 0;   // groups of four columns, of all images, whose norms a thread block adds up
+  Divisor expand_columns{}, expand_tiles{}, expand_tiles_w{};  // blocks of a tile; tiles of an image, of a row of them
+  Divisor project_splits{}, project_tiles{}, project_columns{};
+  Divisor quads_of_image{};
   Mail mail{};
 };
 
-// Of a block's threads: the first convolve, the last do what does not wait for x meanwhile, and ask for weights.
+// Of a block's threads: the first convolve, the last do meanwhile what does not wait for x, and ask for weights.
 constexpr int kConvolving = kThreads - kWarpgroup;
 constexpr int kAskingThread = kConvolving;
+constexpr int kFloat = sizeof(float);
 
-// A thread block's weights of one half: one thread asks for those of a block of the network, all wait for them.
+// A thread block's weights of one half: one thread asks for those of a block of the network, any wait for them.
 template <class Product>
 struct BoxedWeights {
   const BoxMap& map;
   uint4* shared;
   uint64_t* arrival;
 
-  __device__ void ask(int block, int first_n, int first_k) const {
-    if (thread_index() == kAskingThread) {
-      expect_bytes(arrival, Product::kWeightBytes);
+  // `more`: bytes that are to arrive with them.
+  __device__ void ask(int block, int first_n, int first_k, int more = 0) const {
+    expect_bytes(arrival, Product::kWeightBytes + more);
 #pragma unroll 1
-      for (int i = 0; i < Product::kBoxes; ++i) {
-        load_box(shared + i * (Product::kBoxBytes / 16), map, first_k + i * kBoxDepth, first_n, block, arrival);
-      }
+    for (int i = 0; i < Product::kBoxes; ++i) {
+      load_box(shared + i * (Product::kBoxBytes / 16), map, first_k + i * kBoxDepth, first_n, block, arrival);
     }
   }
   __device__ void wait(int block) const { wait_for_bytes(arrival, block); }
 };
-
-// Asks for a block's part of a row of floats, zeros beyond `count`.
-template <int Count>
-__device__ void copy_row(float* to, const float* from, int count, int thread) {
-  if (const int i = 4 * thread; i < Count) {
-    copy_async(to + i, from + i, i < count);
-  }
-}
 
 }  // namespace lpkernels::convnext

@@ -14,54 +14,40 @@
 
 #include <algorithm>
 
-#include "convnext/split_sums.cuh"
 #include "convnext/stage_parameters.cuh"
 
 namespace lpkernels::convnext {
 
-// The norms that a thread block adds up: some columns of all images.
-struct NormShare {
-  int first, end;  // quads, of all images
-  int images_before;  // the first
-
-  __device__ NormShare(const ConvNextStage& p, int block) {
-    const int quads = p.batch * p.wide / 4, most = ceil_div(quads, static_cast<int>(gridDim.x));
-    first = min(block * most, quads);
-    end = min(first + most, quads);
-    images_before = first / (p.wide / 4);
-  }
-
-  // Into the mail, a warp each.
-  __device__ void add_up(const ConvNextStage& p, int block, int thread) const {
-    const int lane = thread % 32;
+// The norms of some columns, of all images, that a thread block adds up and puts into the mail, by a warp each: first by
+// those that neither load h nor ask for weights.
+__device__ inline void add_up_squares(const ConvNextStage& p, int block, int thread) {
+  constexpr int kFirstWarp = kAskingThread / 32 + 1;
+  const int lane = thread % 32, first = block_index() * p.quads_of_block;
+  const int count = min(p.quads_of_image.value * p.batch - first, p.quads_of_block);
 #pragma unroll 1
-    for (int quad = first + thread / 32; quad < end; quad += kWarps) {
-      int image = images_before;
-      while (4 * quad >= (image + 1) * p.wide) {
-        ++image;
-      }
-      const float* from =
-          p.mail.at<const float>(block, p.mail.squares) + int64_t{image} * (p.tiles - 1) * p.wide + 4 * quad;
-      float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+  for (int i = (thread / 32 + kWarps - kFirstWarp) % kWarps; i < count; i += kWarps) {
+    const int quad = first + i, image = p.quads_of_image.quotient(quad);
+    const float* from =
+        p.mail.at<const float>(block, p.mail.squares) + int64_t{image} * (p.tiles - 1) * p.wide + 4 * quad;
+    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll 1
-      for (int rows = 0; rows < p.tiles; rows += 2 * 32) {
-        const int row = rows + lane;
-        uint4 values[2] = {absent_if(row < p.tiles), absent_if(row + 32 < p.tiles)};
-        receive(values, [&](int i) { return reinterpret_cast<const uint4*>(from + int64_t{row + i * 32} * p.wide); });
-        sum = sum + (floats_of(values[0]) + floats_of(values[1]));
-      }
+    for (int rows = 0; rows < p.tiles; rows += 2 * 32) {
+      const int row = rows + lane;
+      uint4 values[2] = {absent_if(row < p.tiles), absent_if(row + 32 < p.tiles)};
+      receive(values, [&](int i) { return reinterpret_cast<const uint4*>(from + int64_t{row + i * 32} * p.wide); });
+      sum = sum + (floats_of(values[0]) + floats_of(values[1]));
+    }
 #pragma unroll
-      for (int lanes = 1; lanes < 32; lanes *= 2) {
-        sum = sum + shuffled(sum, lanes);
-      }
-      if (lane == 0) {
-        const float4 norm = make_float4(approximate_root(sum.x), approximate_root(sum.y), approximate_root(sum.z),
-                                        approximate_root(sum.w));
-        store_words(p.mail.at<float>(block, p.mail.norms) + 4 * quad, words_of(norm));
-      }
+    for (int lanes = 1; lanes < 32; lanes *= 2) {
+      sum = sum + shuffled(sum, lanes);
+    }
+    if (lane == 0) {
+      const float4 norm = make_float4(approximate_root(sum.x), approximate_root(sum.y), approximate_root(sum.z),
+                                      approximate_root(sum.w));
+      store_words(p.mail.at<float>(block, p.mail.norms) + 4 * quad, words_of(norm));
     }
   }
-};
+}
 
 template <class P>
 struct StageProject {
@@ -73,7 +59,7 @@ struct StageProject {
   static_assert(kLoading % kVectors == 0 && Product::kRows % kAtOnce == 0);
 
   struct Memory {
-    alignas(16) float gains[Product::kDepth];  // gamma |h| of the piece's columns
+    alignas(16) float gains[Product::kDepth];  // gamma, then gamma |h|, of the piece's columns
     alignas(16) float sums[kWarps];            // of |h|
     alignas(16) float bias[Product::kColumns];
   };
@@ -84,52 +70,46 @@ struct StageProject {
   int image, first_pixel, first_n, part;  // part: its rank in the cluster
 
   __device__ StageProject(const ConvNextStage& p, int block) {
-    const int tiles = ceil_div(p.height * p.width, Product::kRows), columns = ceil_div(p.channels, Product::kColumns);
-    const int place = block / p.splits, row = place / tiles;
-    part = block % p.splits;
-    first_pixel = place % tiles * Product::kRows;
-    first_n = row % columns * Product::kColumns;
-    image = row / columns;
-  }
-
-  LPKERNELS_HOST_DEVICE static int blocks(int pixels, int channels, int splits, int batch) {
-    return ceil_div(pixels, Product::kRows) * ceil_div(channels, Product::kColumns) * splits * batch;
+    const int place = p.project_splits.quotient(block), row = p.project_tiles.quotient(place);
+    part = block - place * p.splits;
+    first_pixel = (place - row * p.project_tiles.value) * Product::kRows;
+    image = p.project_columns.quotient(row);
+    first_n = (row - image * p.project_columns.value) * Product::kColumns;
   }
 
   __device__ int first_k() const { return part * Product::kDepth; }
 
-  // Asks for what waits for nobody.
-  __device__ void prefetch(const ConvNextStage& p, int block, int thread, Memory& memory,
-                           float4 (&gamma)[kQuadsOfThread]) const {
-    copy_row<Product::kColumns>(memory.bias, p.bias + int64_t{block} * p.channels + first_n, p.channels - first_n,
-                                thread);
-#pragma unroll
-    for (int i = 0; i < kQuadsOfThread; ++i) {
-      const int k = 4 * (thread + i * kThreads);
-      const bool own = static_cast<unsigned>(k - first_k()) < Product::kDepth && k < p.wide;
-      gamma[i] = own ? load_constant(p.gamma + int64_t{block} * p.wide + k) : make_float4(0.f, 0.f, 0.f, 0.f);
+  // Asks for gamma of its piece of N, which arrives with the weights; bytes of it. One thread does.
+  __device__ int ask_for_gamma(const ConvNextStage& p, int block, Memory& memory, uint64_t* arrival) const {
+    const int bytes = kFloat * max(min(p.wide - first_k(), Product::kDepth), 0);
+    if (bytes > 0) {
+      copy_bulk(memory.gains, p.gamma + int64_t{block} * p.wide + first_k(), bytes, arrival);
     }
+    return bytes;
+  }
+  // Asks for the bias; bytes of it. One thread does.
+  __device__ int ask(const ConvNextStage& p, int block, Memory& memory, uint64_t* arrival) const {
+    const int bytes = kFloat * min(p.channels - first_n, Product::kColumns);
+    copy_bulk(memory.bias, p.bias + int64_t{block} * p.channels + first_n, bytes, arrival);
+    return bytes;
   }
 
-  // y, into the mail or, of the last block of the network, the answer. before_product(), weights_are_read(): called
-  // before the block meets for the product, and behind it.
-  template <class Wait, class Before, class Read>
+  // y, into the mail or, of the last block of the network, the answer. before_h(), before_product(), weights_are_read():
+  // called when what waits for nobody has been worked out, before the block meets for the product, and behind it.
+  template <class Wait, class BeforeH, class BeforeProduct, class Read>
   __device__ void run(const ConvNextStage& p, int block, int thread, Memory& memory, unsigned char* a,
-                      unsigned char* received, const float4 (&gamma)[kQuadsOfThread], const uint4* weights,
-                      uint64_t* arrivals, Wait&& wait_for_weights, Before&& before_product,
-                      Read&& weights_are_read) const {
-    if (thread == 0 && p.splits > 1) {
-      SplitSums<Product>::expect(arrivals);
-    }
-    const SplitSums<Product> sums(p.splits, part, thread);
+                      float* received, const uint4* weights, uint64_t* arrivals, BeforeH&& before_h,
+                      Wait&& wait_for_weights, BeforeProduct&& before_product, Read&& weights_are_read) const {
+    const OwnSums own(p.splits, thread);
     uint2 residual[kOwnRows];
-    load_residual(p, block, sums, residual);
+    load_residual(p, block, own, residual);
     const int row = thread / kVectors, column = thread % kVectors * 8, depth = min(p.wide - first_k(), Product::kDepth);
     const int pixels = p.height * p.width - first_pixel - row;
     const bool loads = thread < kLoading && column < depth;
     const __half* from = p.mail.at<const __half>(block, p.mail.h) +
                          (int64_t{image} * p.height * p.width + first_pixel + row) * p.wide + first_k() + column;
     const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(from + int64_t{i * kAtOnce} * p.wide); };
+    before_h();
     uint4 first[1] = {absent_if(loads && pixels > 0)}, h[kOwn];
     receive(first, place_of);  // not all at once while nothing is there
 #pragma unroll
@@ -137,7 +117,8 @@ struct StageProject {
       h[i] = i == 0 ? first[0] : absent_if(loads && pixels > i * kAtOnce);
     }
     load_absent(h, place_of);
-    const float inverse = receive_norms(p, block, thread, memory, gamma);
+    wait_for_weights();
+    const float inverse = receive_norms(p, block, thread, memory);
     receive(h, place_of);
     if (thread < kLoading) {
       scale(memory, h, row, column, inverse, reinterpret_cast<uint4*>(a));
@@ -147,7 +128,6 @@ struct StageProject {
     __syncthreads();
     Product product(thread);
     if (product.multiplies()) {
-      wait_for_weights();
       const Operand boxes = operand_in_box(a);
       Product::multiply(weights, product.tile(), product.sums,
                         [&](int i) { return boxes.at(Product::step_in_boxes(i, Product::kRows)); });
@@ -156,47 +136,92 @@ struct StageProject {
     weights_are_read();
     auto* staged = reinterpret_cast<float*>(a);
     product.stage(staged);
+    if (p.splits > 1 && product.multiplies()) {
+      publish_to_copies();
+    }
     __syncthreads();
-    const bool last = block + 1 == p.blocks;
-    __half* y = last ? p.y : p.mail.at<__half>(block + 1, p.mail.x);
-    sums.add_up(staged, 0, reinterpret_cast<float*>(received), arrivals, block, [&](int row, float4 sum) {
-      if (exists(p, sums, row)) {
-        sum = sum + *reinterpret_cast<const float4*>(memory.bias + sums.column);
-        const uint2 own = residual[row < Product::kSlices ? 0 : kOwnRows - 1];
-        const float2 first = floats(own.x), second = floats(own.y);
-        store_words(y + place(p, sums, row), make_uint2(halves(sum.x + first.x, sum.y + first.y),
-                                                        halves(sum.z + second.x, sum.w + second.y)));
+    if (p.splits > 1) {
+      exchange(p, own, thread, staged, received, arrivals, block);
+    }
+    __half* y = block + 1 == p.blocks ? p.y : p.mail.at<__half>(block + 1, p.mail.x);
+#pragma unroll
+    for (int i = 0; i < kOwnRows; ++i) {
+      if (const int row = own.slice + i * Product::kSlices; own.has(row) && exists(p, own, row)) {
+        const float4 sum = add_up(p, own, row, staged, received) +
+                           *reinterpret_cast<const float4*>(memory.bias + own.column);
+        const float2 first = floats(residual[i].x), second = floats(residual[i].y);
+        store_words(y + place(p, own, row), make_uint2(halves(sum.x + first.x, sum.y + first.y),
+                                                       halves(sum.z + second.x, sum.w + second.y)));
       }
-    });
+    }
   }
 
  private:
   static constexpr int kOwnRows = Product::kRows / Product::kSlices;  // of y, of a thread, at most
-  static_assert(kOwnRows <= 2);
+  static_assert(Product::kRows % Product::kSlices == 0);
 
-  __device__ void load_residual(const ConvNextStage& p, int block, const SplitSums<Product>& sums,
+  // The sums that a thread adds up: four columns of some of its block's rows.
+  struct OwnSums {
+    int rows, slice, column;  // rows: of the block
+
+    __device__ OwnSums(int splits, int thread)
+        : rows(share_of(Product::kRows, splits)),
+          slice(thread / Product::kQuads),
+          column(thread % Product::kQuads * 4) {}
+    __device__ bool has(int row) const { return slice < Product::kSlices && row < rows; }
+  };
+
+  // Gives the others of the cluster their rows of this block's sums, and waits for its own of theirs.
+  __device__ void exchange(const ConvNextStage& p, const OwnSums& own, int thread, const float* staged, float* received,
+                           uint64_t* arrivals, int turn) const {
+    const int size = own.rows * Product::kPitch, bytes = kFloat * size;
+    if (thread == kAskingThread) {
+      expect_bytes(arrivals, (p.splits - 1) * bytes);
+    }
+    if (const int other = thread / 32; thread % 32 == 0 && other < p.splits && other != part) {
+      send_bytes(received + part * size, staged + other * size, bytes, other, arrivals);
+    }
+    wait_for_bytes(arrivals, turn);
+  }
+
+  // Of all parts, in order.
+  __device__ float4 add_up(const ConvNextStage& p, const OwnSums& own, int row, const float* staged,
+                           const float* received) const {
+    const auto sum_of = [&](int of) {
+      const float* from = of == part ? staged + part * own.rows * Product::kPitch
+                                     : received + of * own.rows * Product::kPitch;
+      return Product::staged_sum(from, row, own.column);
+    };
+    float4 sum = sum_of(0);
+#pragma unroll 1
+    for (int i = 1; i < p.splits; ++i) {
+      sum = sum + sum_of(i);
+    }
+    return sum;
+  }
+
+  __device__ void load_residual(const ConvNextStage& p, int block, const OwnSums& own,
                                 uint2 (&residual)[kOwnRows]) const {
     const __half* x = block == 0 ? p.x : p.mail.at<const __half>(block, p.mail.x);
 #pragma unroll
     for (int i = 0; i < kOwnRows; ++i) {
-      const int row = sums.slice + i * Product::kSlices;
+      const int row = own.slice + i * Product::kSlices;
       residual[i] = make_uint2(0, 0);
-      if (sums.slice < Product::kSlices && row < sums.rows && exists(p, sums, row)) {
-        residual[i] = load_words(reinterpret_cast<const uint2*>(x + place(p, sums, row)));
+      if (own.has(row) && exists(p, own, row)) {
+        residual[i] = load_words(reinterpret_cast<const uint2*>(x + place(p, own, row)));
       }
     }
   }
-  __device__ bool exists(const ConvNextStage& p, const SplitSums<Product>& sums, int row) const {
-    return first_pixel + part * sums.rows + row < p.height * p.width && first_n + sums.column < p.channels;
+  __device__ bool exists(const ConvNextStage& p, const OwnSums& own, int row) const {
+    return first_pixel + part * own.rows + row < p.height * p.width && first_n + own.column < p.channels;
   }
-  __device__ int64_t place(const ConvNextStage& p, const SplitSums<Product>& sums, int row) const {
-    return (int64_t{image} * p.height * p.width + first_pixel + part * sums.rows + row) * p.channels + first_n +
-           sums.column;
+  __device__ int64_t place(const ConvNextStage& p, const OwnSums& own, int row) const {
+    return (int64_t{image} * p.height * p.width + first_pixel + part * own.rows + row) * p.channels + first_n +
+           own.column;
   }
 
   // 1 / (mean_N |h| + eps) of the image, and gamma |h| of the piece's columns into `memory`; the block meets.
-  __device__ float receive_norms(const ConvNextStage& p, int block, int thread, Memory& memory,
-                                 const float4 (&gamma)[kQuadsOfThread]) const {
+  __device__ float receive_norms(const ConvNextStage& p, int block, int thread, Memory& memory) const {
     const auto* from = p.mail.at<const uint4>(block, p.mail.norms) + image * p.wide / 4 + thread;
     uint4 values[kQuadsOfThread];
 #pragma unroll
@@ -210,8 +235,9 @@ struct StageProject {
       const float4 norm = floats_of(values[i]);
       sum += (norm.x + norm.y) + (norm.z + norm.w);
       if (const int k = 4 * (thread + i * kThreads) - first_k(); static_cast<unsigned>(k) < Product::kDepth) {
-        *reinterpret_cast<float4*>(memory.gains + k) =
-            make_float4(gamma[i].x * norm.x, gamma[i].y * norm.y, gamma[i].z * norm.z, gamma[i].w * norm.w);
+        auto* gain = reinterpret_cast<float4*>(memory.gains + k);
+        const float4 gamma = k + first_k() < p.wide ? *gain : make_float4(0.f, 0.f, 0.f, 0.f);
+        *gain = make_float4(gamma.x * norm.x, gamma.y * norm.y, gamma.z * norm.z, gamma.w * norm.w);
       }
     }
     sum = sum_of_lanes<32>(sum);

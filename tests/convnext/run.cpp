@@ -98,6 +98,7 @@ void convnext_stage(int batch, int height, int width, int channels, int blocks) 
   Array<__half> y(pixels * channels);
   ConvNextStage p{{wide_weight.data(), channels, wide, blocks, 0},
                   {weight.data(), wide, channels, blocks, 0},
+                  {reinterpret_cast<const __half*>(taps.data()), 2 * channels, kTaps * kTaps, blocks, kTaps * kTaps},
                   x.data(),
                   taps.data(),
                   taps_bias.data(),
@@ -118,6 +119,7 @@ void convnext_stage(int batch, int height, int width, int channels, int blocks) 
     p.mail.first = mail.data();
     p.expand_weights.box_rows = V::Expand::Product::kColumns;
     p.project_weights.box_rows = V::Project::Product::kColumns;
+    p.taps_boxes.box_columns = 2 * V::Expand::kConvolved;
     emulated::launch(V::kKernel, Index{static_cast<unsigned>(grid), 1, 1}, kThreads, sizeof(typename V::Memory),
                      p.splits, p, true);
   });

@@ -143,9 +143,9 @@ void store_words(void* to, Words v) {
   std::memcpy(to, &v, sizeof(v));
 }
 
-template <int Threads>
-void meet_first_threads() {
-  emulated::Barrier& barrier = emulated::current->block->first_threads;
+template <int Barrier, int Threads>
+void meet() {
+  emulated::Barrier& barrier = emulated::current->block->barriers[Barrier];
   barrier.expected = Threads;
   emulated::sync(barrier);
 }
@@ -165,29 +165,39 @@ inline void wait_for_bytes(uint64_t* arrivals, int turn) {
   }
 }
 
-// Matrices (rows, columns) one behind the other, and the rows of a box.
+// Matrices (rows, columns) one behind the other, and the rows of a box: of 64 columns, swizzled, or of others.
 struct BoxMap {
   const __half* from;
-  int columns, rows, matrices, box_rows;
+  int columns, rows, matrices, box_rows, box_columns = 64;
 };
 
 inline void load_box(void* to, const BoxMap& map, int column, int row, int matrix, uint64_t* arrivals) {
-  constexpr int kVectors = 8;
+  const int vectors = map.box_columns / 8;
+  const auto place = [&](int n, int i) { return vectors == 8 ? n * vectors + (i ^ n % vectors) : n * vectors + i; };
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || matrix >= map.matrices) {
     emulated::fail("load_box: not aligned, or no such matrix");
   }
   const int rank = blockIdx.x % emulated::current->block->cluster->blocks.size();
   for (int n = 0; n < map.box_rows; ++n) {
-    for (int i = 0; i < kVectors; ++i) {
+    for (int i = 0; i < vectors; ++i) {
       uint4 vector{0, 0, 0, 0};
       const int k = column + 8 * i;
       if (row + n < map.rows && k < map.columns) {
         std::memcpy(&vector, map.from + (size_t{1} * matrix * map.rows + row + n) * map.columns + k, sizeof(vector));
       }
-      *emulated::place_in(static_cast<uint4*>(to) + n * kVectors + (i ^ n % kVectors), rank) = vector;
+      *emulated::place_in(static_cast<uint4*>(to) + place(n, i), rank) = vector;
     }
   }
-  emulated::count(*arrivals, 16 * kVectors * map.box_rows);
+  emulated::count(*arrivals, 16 * vectors * map.box_rows);
+}
+
+inline void copy_bulk(void* to, const void* from, int bytes, uint64_t* arrivals) {
+  if (bytes <= 0 || bytes % 16 != 0 || reinterpret_cast<uintptr_t>(to) % 16 != 0 ||
+      reinterpret_cast<uintptr_t>(from) % 16 != 0) {
+    emulated::fail("copy_bulk: not aligned");
+  }
+  std::memcpy(to, from, bytes);
+  emulated::count(*arrivals, bytes);
 }
 
 template <class T>

@@ -70,7 +70,7 @@ struct Block {
   SharedMemory memory;
   Cluster* cluster;
   int left;  // threads that run
-  Barrier first_threads{0};
+  Barrier barriers[16]{};
 
   int threads() const { return barrier.expected; }
 };
