@@ -84,12 +84,17 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
       init_arrivals(memory.arrivals + i);
     }
     memory.expand_work = Expand(p, block_index());
+  } else if (threadIdx.x == 0) {
     memory.project_work = Project(p, block_index());
-    ask_for_constants(0, -1);
-    expands ? ask_for_expand_weights(0) : void();
-    projects ? ask_for_project_weights(0) : void();
   }
   __syncthreads();
+  if (threadIdx.x == kAskingThread) {
+    ask_for_constants(0, -1);
+  } else if (threadIdx.x == kAskingThread + 32 && expands) {
+    ask_for_expand_weights(0);
+  } else if (threadIdx.x == kAskingThread + 64 && projects) {
+    ask_for_project_weights(0);
+  }
   arrive_at_cluster();
   if (expands) {
     memory.expand_work.begin(p, memory.expand, thread_index());
@@ -101,6 +106,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
   __syncthreads();
   wait_for_kernel_before();
   const GridBarrier barrier;
+  const typename Project::Own own(p, memory.project_work, thread_index());
   __syncthreads();
 #pragma unroll 1
   for (int i = 0; i < p.blocks; ++i) {
@@ -162,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     if (projects) {
       const Project work = memory.project_work;
       work.run(
-          p, i, thread, memory.project, memory.a, memory.received, memory.project_weights, sums, before_h,
+          p, i, thread, own, memory.project, memory.a, memory.received, memory.project_weights, sums, before_h,
           [&] { project_weights.wait(i); }, before_product,
           [&] { thread == kAskingThread && !last ? ask_for_project_weights(i + 1) : void(); });
     } else {

@@ -173,34 +173,35 @@ struct StageExpand {
   }
 
  private:
-  // halo[row][column][channel]: x of the tile and of 3 pixels around it, zeros outside the image.
+  // halo[row][column][channel]: x of the tile and of 3 pixels around it, zeros outside the image. A thread has a vector
+  // of one column, in every kAtOnce-th row.
   __device__ void load_halo(const ConvNextStage& p, int block, int pass, int thread, __half* halo) const {
-    constexpr int kCount = Shape::kRows * kHaloW * Vectors, kOwn = ceil_div(kCount, kConvolving);
+    constexpr int kRow = kHaloW * Vectors, kAtOnce = kConvolving / kRow, kOwn = ceil_div(Shape::kRows, kAtOnce);
+    const int first = thread / kRow, pixel = thread / Vectors % kHaloW, vector = thread % Vectors;
+    const int row = top - kTaps / 2 + first, column = left - kTaps / 2 + pixel;
+    const bool takes_part = first < kAtOnce && pass + vector < share.count &&
+                            static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
     const __half* x = block == 0 ? p.x : p.mail.at<const __half>(block, p.mail.x);
-    const uint4* from[kOwn];
+    x += ((image * p.height + row) * p.width + column) * p.channels + 8 * (share.first + pass + vector);
+    const int step = kAtOnce * p.width * p.channels;
     uint4 values[kOwn];
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
-      const int place = thread + i * kConvolving, vector = place % Vectors, pixel = place / Vectors;
-      const int row = top - kTaps / 2 + pixel / kHaloW, column = left - kTaps / 2 + pixel % kHaloW;
-      const bool exists = place < kCount && pass + vector < share.count &&
-                          static_cast<unsigned>(row) < static_cast<unsigned>(p.height) &&
-                          static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
-      from[i] = reinterpret_cast<const uint4*>(x + (int64_t{image * p.height + row} * p.width + column) * p.channels) +
-                share.first + pass + vector;
-      values[i] = absent_if(exists);
+      values[i] =
+          absent_if(takes_part && static_cast<unsigned>(row + i * kAtOnce) < static_cast<unsigned>(p.height) &&
+                    first + i * kAtOnce < Shape::kRows);
     }
-    const auto place_of = [&](int i) { return from[i]; };
+    const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(x + i * step); };
     if (block == 0) {  // not from the mail: any word may be there
       load_absent(values, place_of);
     } else {
       receive(values, place_of);
     }
+    __half* to = halo + first * Shape::kPitch + pixel * Shape::kPixelPitch + vector * 8;
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
-      const int place = thread + i * kConvolving, vector = place % Vectors, pixel = place / Vectors;
-      if (place < kCount) {
-        *reinterpret_cast<uint4*>(halo + pixel * Shape::kPixelPitch + vector * 8) = values[i];
+      if (first < kAtOnce && first + i * kAtOnce < Shape::kRows) {
+        *reinterpret_cast<uint4*>(to + i * kAtOnce * Shape::kPitch) = values[i];
       }
     }
   }

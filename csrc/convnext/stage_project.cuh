@@ -79,6 +79,27 @@ struct StageProject {
 
   __device__ int first_k() const { return part * Product::kDepth; }
 
+  static constexpr int kOwnRows = Product::kRows / Product::kSlices;  // of y, of a thread, at most
+  static_assert(Product::kRows % Product::kSlices == 0);
+
+  // Where a thread's numbers are, the same in every block of the network: a vector of h in every kAtOnce-th row, four
+  // columns of y in every kSlices-th of the rows whose sums its block adds up.
+  struct Own {
+    int h, h_rows, y, y_rows;  // from the first number of all images; of the rows from the first on, none if negative
+
+    __device__ Own(const ConvNextStage& p, const StageProject& work, int thread) {
+      const int pixels = p.height * p.width, first = work.image * pixels + work.first_pixel;
+      const int h_row = thread / kVectors, k = thread % kVectors * 8;
+      const bool loads = thread < kLoading && work.first_k() + k < p.wide;
+      h = (first + h_row) * p.wide + work.first_k() + k;
+      h_rows = loads ? pixels - work.first_pixel - h_row : 0;
+      const int rows = share_of(Product::kRows, p.splits), y_first = work.part * rows;
+      const int slice = thread / Product::kQuads, n = work.first_n + thread % Product::kQuads * 4;
+      y = (first + y_first + slice) * p.channels + n;
+      y_rows = slice < Product::kSlices && n < p.channels ? min(rows, pixels - work.first_pixel - y_first) - slice : 0;
+    }
+  };
+
   // Asks for gamma of its piece of N, which arrives with the weights; bytes of it. One thread does.
   __device__ int ask_for_gamma(const ConvNextStage& p, int block, Memory& memory, uint64_t* arrival) const {
     const int bytes = kFloat * max(min(p.wide - first_k(), Product::kDepth), 0);
@@ -97,31 +118,26 @@ struct StageProject {
   // y, into the mail or, of the last block of the network, the answer. before_h(), before_product(), weights_are_read():
   // called when what waits for nobody has been worked out, before the block meets for the product, and behind it.
   template <class Wait, class BeforeH, class BeforeProduct, class Read>
-  __device__ void run(const ConvNextStage& p, int block, int thread, Memory& memory, unsigned char* a,
+  __device__ void run(const ConvNextStage& p, int block, int thread, const Own& own, Memory& memory, unsigned char* a,
                       float* received, const uint4* weights, uint64_t* arrivals, BeforeH&& before_h,
                       Wait&& wait_for_weights, BeforeProduct&& before_product, Read&& weights_are_read) const {
-    const OwnSums own(p.splits, thread);
     uint2 residual[kOwnRows];
     load_residual(p, block, own, residual);
-    const int row = thread / kVectors, column = thread % kVectors * 8, depth = min(p.wide - first_k(), Product::kDepth);
-    const int pixels = p.height * p.width - first_pixel - row;
-    const bool loads = thread < kLoading && column < depth;
-    const __half* from = p.mail.at<const __half>(block, p.mail.h) +
-                         (int64_t{image} * p.height * p.width + first_pixel + row) * p.wide + first_k() + column;
-    const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(from + int64_t{i * kAtOnce} * p.wide); };
+    const __half* from = p.mail.at<const __half>(block, p.mail.h) + own.h;
+    const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(from + i * kAtOnce * p.wide); };
     before_h();
-    uint4 first[1] = {absent_if(loads && pixels > 0)}, h[kOwn];
+    uint4 first[1] = {absent_if(own.h_rows > 0)}, h[kOwn];
     receive(first, place_of);  // not all at once while nothing is there
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
-      h[i] = i == 0 ? first[0] : absent_if(loads && pixels > i * kAtOnce);
+      h[i] = i == 0 ? first[0] : absent_if(own.h_rows > i * kAtOnce);
     }
     load_absent(h, place_of);
     wait_for_weights();
     const float inverse = receive_norms(p, block, thread, memory);
     receive(h, place_of);
     if (thread < kLoading) {
-      scale(memory, h, row, column, inverse, reinterpret_cast<uint4*>(a));
+      scale(memory, h, thread / kVectors, thread % kVectors * 8, inverse, reinterpret_cast<uint4*>(a));
     }
     before_product();
     publish_to_copies();  // and to the tensor cores
@@ -141,40 +157,27 @@ struct StageProject {
     }
     __syncthreads();
     if (p.splits > 1) {
-      exchange(p, own, thread, staged, received, arrivals, block);
+      exchange(p, thread, staged, received, arrivals, block);
     }
-    __half* y = block + 1 == p.blocks ? p.y : p.mail.at<__half>(block + 1, p.mail.x);
+    __half* y = (block + 1 == p.blocks ? p.y : p.mail.at<__half>(block + 1, p.mail.x)) + own.y;
+    const int slice = thread / Product::kQuads, column = thread % Product::kQuads * 4;
 #pragma unroll
     for (int i = 0; i < kOwnRows; ++i) {
-      if (const int row = own.slice + i * Product::kSlices; own.has(row) && exists(p, own, row)) {
-        const float4 sum = add_up(p, own, row, staged, received) +
-                           *reinterpret_cast<const float4*>(memory.bias + own.column);
+      if (i * Product::kSlices < own.y_rows) {
+        const float4 sum = add_up(p, slice + i * Product::kSlices, column, staged, received) +
+                           *reinterpret_cast<const float4*>(memory.bias + column);
         const float2 first = floats(residual[i].x), second = floats(residual[i].y);
-        store_words(y + place(p, own, row), make_uint2(halves(sum.x + first.x, sum.y + first.y),
-                                                       halves(sum.z + second.x, sum.w + second.y)));
+        store_words(y + i * Product::kSlices * p.channels,
+                    make_uint2(halves(sum.x + first.x, sum.y + first.y), halves(sum.z + second.x, sum.w + second.y)));
       }
     }
   }
 
  private:
-  static constexpr int kOwnRows = Product::kRows / Product::kSlices;  // of y, of a thread, at most
-  static_assert(Product::kRows % Product::kSlices == 0);
-
-  // The sums that a thread adds up: four columns of some of its block's rows.
-  struct OwnSums {
-    int rows, slice, column;  // rows: of the block
-
-    __device__ OwnSums(int splits, int thread)
-        : rows(share_of(Product::kRows, splits)),
-          slice(thread / Product::kQuads),
-          column(thread % Product::kQuads * 4) {}
-    __device__ bool has(int row) const { return slice < Product::kSlices && row < rows; }
-  };
-
   // Gives the others of the cluster their rows of this block's sums, and waits for its own of theirs.
-  __device__ void exchange(const ConvNextStage& p, const OwnSums& own, int thread, const float* staged, float* received,
+  __device__ void exchange(const ConvNextStage& p, int thread, const float* staged, float* received,
                            uint64_t* arrivals, int turn) const {
-    const int size = own.rows * Product::kPitch, bytes = kFloat * size;
+    const int size = share_of(Product::kRows, p.splits) * Product::kPitch, bytes = kFloat * size;
     if (thread == kAskingThread) {
       expect_bytes(arrivals, (p.splits - 1) * bytes);
     }
@@ -184,13 +187,12 @@ struct StageProject {
     wait_for_bytes(arrivals, turn);
   }
 
-  // Of all parts, in order.
-  __device__ float4 add_up(const ConvNextStage& p, const OwnSums& own, int row, const float* staged,
+  // The sums of all parts, in order, of four columns of one of the block's rows.
+  __device__ float4 add_up(const ConvNextStage& p, int row, int column, const float* staged,
                            const float* received) const {
+    const int size = share_of(Product::kRows, p.splits) * Product::kPitch;
     const auto sum_of = [&](int of) {
-      const float* from = of == part ? staged + part * own.rows * Product::kPitch
-                                     : received + of * own.rows * Product::kPitch;
-      return Product::staged_sum(from, row, own.column);
+      return Product::staged_sum((of == part ? staged : received) + of * size, row, column);
     };
     float4 sum = sum_of(0);
 #pragma unroll 1
@@ -200,24 +202,16 @@ struct StageProject {
     return sum;
   }
 
-  __device__ void load_residual(const ConvNextStage& p, int block, const OwnSums& own,
-                                uint2 (&residual)[kOwnRows]) const {
-    const __half* x = block == 0 ? p.x : p.mail.at<const __half>(block, p.mail.x);
+  __device__ static void load_residual(const ConvNextStage& p, int block, const Own& own,
+                                       uint2 (&residual)[kOwnRows]) {
+    const __half* x = (block == 0 ? p.x : p.mail.at<const __half>(block, p.mail.x)) + own.y;
 #pragma unroll
     for (int i = 0; i < kOwnRows; ++i) {
-      const int row = own.slice + i * Product::kSlices;
       residual[i] = make_uint2(0, 0);
-      if (own.has(row) && exists(p, own, row)) {
-        residual[i] = load_words(reinterpret_cast<const uint2*>(x + place(p, own, row)));
+      if (i * Product::kSlices < own.y_rows) {
+        residual[i] = load_words(reinterpret_cast<const uint2*>(x + i * Product::kSlices * p.channels));
       }
     }
-  }
-  __device__ bool exists(const ConvNextStage& p, const OwnSums& own, int row) const {
-    return first_pixel + part * own.rows + row < p.height * p.width && first_n + own.column < p.channels;
-  }
-  __device__ int64_t place(const ConvNextStage& p, const OwnSums& own, int row) const {
-    return (int64_t{image} * p.height * p.width + first_pixel + part * own.rows + row) * p.channels + first_n +
-           own.column;
   }
 
   // 1 / (mean_N |h| + eps) of the image, and gamma |h| of the piece's columns into `memory`; the block meets.
