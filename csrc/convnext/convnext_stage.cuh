@@ -99,8 +99,6 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
   if (expands) {
     memory.expand_work.begin(p, memory.expand, thread_index());
   }
-  wait_for_bytes(constants, 0);
-  Expand::pack_taps(thread_index(), memory.expand);
   publish_to_copies();  // and to the tensor cores
   wait_for_cluster();   // all of its blocks run: their memory may be written
   __syncthreads();
@@ -128,14 +126,17 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
       }
     } else if (expands) {
       const Expand work = memory.expand_work;
-      work.convolve(p, i, thread, memory.expand, memory.halo, [&] {
+      const auto behind_x = [&] {
         if (i == 0) {
-          barrier.wait(0);
+          wait_for_bytes(constants, 0);
+          Expand::pack_taps(thread, memory.expand);
         }
-      });
+      };
+      work.convolve(p, i, thread, memory.expand, memory.halo, behind_x, [&] { i == 0 ? barrier.wait(0) : void(); });
     }
     if (i == 0) {
       barrier.wait(0);  // who has nothing to convolve
+      __syncthreads();  // the taps have been packed
     } else {
       wait_for_cluster();  // the others have received this block's sums: a may be overwritten
     }

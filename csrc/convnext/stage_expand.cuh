@@ -96,10 +96,11 @@ struct StageExpand {
     }
   }
 
-  // v of the block's own channels, into the mail. before_store(): what a warp waits for first.
-  template <class Before>
+  // v of the block's own channels, into the mail, by the first threads. behind_x(): called when x has come;
+  // before_store(): what a warp waits for then.
+  template <class Behind, class Before>
   __device__ void convolve(const ConvNextStage& p, int block, int thread, Memory& memory, __half* halo,
-                           Before&& before_store) const {
+                           Behind&& behind_x, Before&& before_store) const {
     __half* mail = p.mail.at<__half>(block, p.mail.v) + int64_t{image * p.tiles + tile} * p.channels * kPixels;
 #pragma unroll 1
     for (int pass = 0; pass < share.count; pass += Vectors) {
@@ -113,6 +114,9 @@ struct StageExpand {
         wait_for_copies<0>();
       }
       load_halo(p, block, pass, thread, halo);
+      if (pass == 0) {
+        behind_x();
+      }
       meet<1, kConvolving>();
       __half* v = mail + (share.first + pass) * 8 * kPixels;
       const int end = (share.count - pass) * 8 * kPixels;
