@@ -197,8 +197,8 @@ struct StageVariant {
 
 // Thread blocks: 128, 128, 96 and 96; of 64, 32, 64 and 32 pixels by 192, 192, 64 and 64 outputs, and 32, 32, 64 and 64
 // by 96, 96, 64 and 64.
-using NarrowProject = StageProject<WarpgroupProduct<32, 96, 384>>;
-using WideProject = StageProject<WarpgroupProduct<64, 64, 384>>;
+using NarrowProject = StageProject<WarpgroupProduct<32, 96, 384>, /*FewTiles=*/false>;
+using WideProject = StageProject<WarpgroupProduct<64, 64, 384>, /*FewTiles=*/true>;
 using Stage96 = StageVariant<StageExpand<8, 6, WarpgroupProduct<64, 192, 96>>, NarrowProject, 2>;
 using Stage192 = StageVariant<StageExpand<4, 6, WarpgroupProduct<32, 192, 192>>, NarrowProject, 2>;
 using Stage384 = StageVariant<StageExpand<8, 2, WarpgroupProduct<64, 64, 384>>, WideProject, 8>;
@@ -244,7 +244,8 @@ void with_stage(ConvNextStage& p, Run&& run) {
     p.project_blocks = project_tiles * p.project_columns.value * p.splits * p.batch;
     const int grid = ceil_div(max(p.expand_blocks, p.project_blocks), p.splits) * p.splits;
     p.quads_of_image = Divisor(p.wide / 4);
-    p.quads_of_block = ceil_div(p.batch * p.wide / 4, grid);
+    p.few_tiles = Project::few_tiles(p.tiles, p.wide / 4);
+    p.quads_of_block = p.few_tiles > 0 ? 0 : ceil_div(p.batch * p.wide / 4, grid);
     run(variant, grid);
   };
   const auto takes = [&](auto variant) { return p.channels <= variant.kMostChannels && p.wide <= variant.kMostWide; };

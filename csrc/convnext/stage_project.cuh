@@ -18,6 +18,10 @@
 
 namespace lpkernels::convnext {
 
+__device__ inline float4 roots(float4 v) {
+  return make_float4(approximate_root(v.x), approximate_root(v.y), approximate_root(v.z), approximate_root(v.w));
+}
+
 // The norms of some columns, of all images, that a thread block adds up and puts into the mail, by a warp each: first by
 // those that neither load h nor ask for weights.
 __device__ inline void add_up_squares(const ConvNextStage& p, int block, int thread) {
@@ -42,18 +46,19 @@ __device__ inline void add_up_squares(const ConvNextStage& p, int block, int thr
       sum = sum + shuffled(sum, lanes);
     }
     if (lane == 0) {
-      const float4 norm = make_float4(approximate_root(sum.x), approximate_root(sum.y), approximate_root(sum.z),
-                                      approximate_root(sum.w));
-      store_words(p.mail.at<float>(block, p.mail.norms) + 4 * quad, words_of(norm));
+      store_words(p.mail.at<float>(block, p.mail.norms) + 4 * quad, words_of(roots(sum)));
     }
   }
 }
 
-template <class P>
+// FewTiles: whether tiles may be so few that every block adds up all of their squares itself, one way through the L2
+// instead of two.
+template <class P, bool FewTiles>
 struct StageProject {
   using Product = P;
   static constexpr int kMostWide = 8 * Product::kDepth;                            // of N
   static constexpr int kQuadsOfThread = ceil_div(kMostWide / 4, kThreads);         // whose norms a thread receives
+  static_assert(kQuadsOfThread == 2);
   static constexpr int kVectors = Product::kDepth / 8, kLoading = 3 * kThreads / 4;  // of h
   static constexpr int kAtOnce = kLoading / kVectors, kOwn = Product::kRows / kAtOnce;
   static_assert(kLoading % kVectors == 0 && Product::kRows % kAtOnce == 0);
@@ -75,6 +80,12 @@ struct StageProject {
     first_pixel = (place - row * p.project_tiles.value) * Product::kRows;
     image = p.project_columns.quotient(row);
     first_n = (row - image * p.project_columns.value) * Product::kColumns;
+  }
+
+  // Squares of so many tiles are a thread's for all of its columns, if not 0.
+  static int few_tiles(int tiles, int quads) {
+    const bool two = FewTiles && tiles <= 2, four = FewTiles && tiles <= 4 && quads <= kThreads;
+    return two ? 2 : four ? 4 : 0;
   }
 
   __device__ int first_k() const { return part * Product::kDepth; }
@@ -214,19 +225,47 @@ struct StageProject {
     }
   }
 
+  // |h| of a thread's columns from the squares of p.few_tiles tiles, two of two groups of columns or four of one.
+  __device__ void add_up_few_tiles(const ConvNextStage& p, int block, int thread,
+                                   float4 (&norms)[kQuadsOfThread]) const {
+    const int quads = p.quads_of_image.value;
+    const auto* from = p.mail.at<const uint4>(block, p.mail.squares) + image * p.tiles * quads + thread;
+    const auto tile_of = [&](int i) { return i & (p.few_tiles - 1); };
+    const auto quad_of = [&](int i) { return i >= p.few_tiles ? kThreads : 0; };
+    uint4 values[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      values[i] = absent_if(tile_of(i) < p.tiles && thread + quad_of(i) < quads);
+    }
+    receive(values, [&](int i) { return from + tile_of(i) * quads + quad_of(i); });
+    const float4 first = floats_of(values[0]) + floats_of(values[1]);
+    const float4 second = floats_of(values[2]) + floats_of(values[3]);
+    norms[0] = roots(p.few_tiles == 4 ? first + second : first);
+    norms[1] = p.few_tiles == 4 ? make_float4(0.f, 0.f, 0.f, 0.f) : roots(second);
+  }
+
   // 1 / (mean_N |h| + eps) of the image, and gamma |h| of the piece's columns into `memory`; the block meets.
   __device__ float receive_norms(const ConvNextStage& p, int block, int thread, Memory& memory) const {
-    const auto* from = p.mail.at<const uint4>(block, p.mail.norms) + image * p.wide / 4 + thread;
-    uint4 values[kQuadsOfThread];
+    float4 norms[kQuadsOfThread];
+    if (FewTiles && p.few_tiles > 0) {
+      add_up_few_tiles(p, block, thread, norms);
+    } else {
+      const auto* from = p.mail.at<const uint4>(block, p.mail.norms) + image * p.wide / 4 + thread;
+      uint4 values[kQuadsOfThread];
 #pragma unroll
-    for (int i = 0; i < kQuadsOfThread; ++i) {
-      values[i] = absent_if(4 * (thread + i * kThreads) < p.wide);
+      for (int i = 0; i < kQuadsOfThread; ++i) {
+        values[i] = absent_if(4 * (thread + i * kThreads) < p.wide);
+      }
+      receive(values, [&](int i) { return from + i * kThreads; });
+#pragma unroll
+      for (int i = 0; i < kQuadsOfThread; ++i) {
+        norms[i] = floats_of(values[i]);
+      }
     }
-    receive(values, [&](int i) { return from + i * kThreads; });
     float sum = 0.f;
 #pragma unroll
     for (int i = 0; i < kQuadsOfThread; ++i) {
-      const float4 norm = floats_of(values[i]);
+      const float4 norm = norms[i];
       sum += (norm.x + norm.y) + (norm.z + norm.w);
       if (const int k = 4 * (thread + i * kThreads) - first_k(); static_cast<unsigned>(k) < Product::kDepth) {
         auto* gain = reinterpret_cast<float4*>(memory.gains + k);

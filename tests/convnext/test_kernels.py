@@ -125,6 +125,8 @@ def test_grn_linear(kernels: Path, shape: tuple[int, ...]) -> None:
         (2, 3, 10, 96, 2),  # clusters of two and one
         (1, 3, 9, 104, 3),  # thread blocks without a part in the second half
         (1, 3, 3, 200, 1),  # sums of four blocks; one warpgroup multiplies, before it two or three
+        (1, 9, 8, 200, 1),  # the squares of three tiles
+        (1, 3, 2, 8, 6),  # the slots of the mail again
     ],
 )
 def test_convnext_stage(kernels: Path, shape: tuple[int, ...]) -> None:

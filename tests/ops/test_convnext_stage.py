@@ -16,6 +16,8 @@ PUBLISHED = [(1, *stage, depth) for stage, depth in zip(convnext.STAGES, (3, 3, 
 ODD = [
     (1, 7, 9, 200, 3),  # one kernel, whose thread blocks do not all have a part in either half
     (1, 30, 21, 96, 2),
+    (1, 17, 16, 200, 5),  # six tiles, whose squares go to all by way of norms; the slots of the mail again
+    (1, 9, 8, 104, 8),
     (2, 5, 3, 8, 2),
     (3, 48, 40, 96, 3),  # more than a GPU holds at once: image by image
     (1, 80, 80, 384, 1),  # one image is: two kernels a block
@@ -156,9 +158,23 @@ def test_triton_within_pytorchs_own_error(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("shape", [*PUBLISHED, ODD[3], ODD[4], *MANY[-8:]])
+@pytest.mark.parametrize("shape", [*PUBLISHED, *ODD[2:4], *ODD[5:7], *MANY[-8:]])
 def test_repeatable_streams_and_graphs(shape: tuple[int, ...]) -> None:
     convnext.check_gpu(ops.convnext_stage, make_inputs(shape, torch.float16, "cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [*PUBLISHED, ODD[2]])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "all bits set"])
+def test_what_is_no_number_spreads_and_nothing_hangs(shape: tuple[int, ...], value: float | str) -> None:
+    """Blocks wait for words that are not "all bits set", which is also a number that is none."""
+    inputs = make_inputs(shape, torch.float16, "cuda")
+    if value == "all bits set":
+        inputs[0].view(torch.int16)[0, 0, 0] = -1
+    else:
+        inputs[0][0, 0, 0] = value
+    with convnext.only("convnext_stage", "cuda", inputs):
+        assert ops.convnext_stage(*inputs).isnan().any()
 
 
 @pytest.mark.gpu
