@@ -115,7 +115,7 @@ bool run_as_one(const Stage& stage, int images, __half* y, cudaStream_t stream) 
   p.batch = images;
   p.y = y;
   bool held = false;
-  with_stage(p, [&](auto variant, int grid) {
+  with_stage(p, [&](auto variant, int64_t grid) {
     using V = decltype(variant);
     held = holds_all(V::kKernel, kThreads, sizeof(typename V::Memory), p.splits, grid);
     if (!held) {
@@ -128,8 +128,8 @@ bool run_as_one(const Stage& stage, int images, __half* y, cudaStream_t stream) 
     p.taps_boxes = boxes_of_taps(stage.taps, V::Expand::kConvolved);
     const int64_t pixels = int64_t{images} * p.height * p.width * p.channels;
     for (int first = 0; first < stage.in.batch; first += images) {
-      launch_clusters</*Cooperative=*/true>(kOp, V::kKernel, dim3(grid), kThreads, sizeof(typename V::Memory),
-                                            p.splits, stream, p);
+      launch_clusters</*Cooperative=*/true>(kOp, V::kKernel, dim3(static_cast<unsigned>(grid)), kThreads,
+                                            sizeof(typename V::Memory), p.splits, stream, p);
       p.x += pixels;
       p.y += pixels;
     }
@@ -201,12 +201,11 @@ Tensor convnext_stage_cuda(const Tensor& x, const Tensor& taps, const Tensor& ta
 
 template <class V>
 RegisterKernel registered(const char* name) {
-  return RegisterKernel(
-      {name, reinterpret_cast<const void*>(V::kKernel), kThreads, sizeof(typename V::Memory)});
+  return RegisterKernel({name, reinterpret_cast<const void*>(V::kKernel), kThreads, sizeof(typename V::Memory)});
 }
-const RegisterKernel kernels[] = {registered<Stage96>("convnext_stage<96>"), registered<Stage192>("convnext_stage<192>"),
-                                  registered<Stage384>("convnext_stage<384>"),
-                                  registered<Stage768>("convnext_stage<768>")};
+const RegisterKernel kernels[] = {
+    registered<Stage96>("convnext_stage<96>"), registered<Stage192>("convnext_stage<192>"),
+    registered<Stage384>("convnext_stage<384>"), registered<Stage768>("convnext_stage<768>")};
 
 template <class Tile>
 RegisterKernel registered(const char* name, int side, int channels) {

@@ -1,15 +1,16 @@
 // Consecutive ConvNeXt V2 blocks of one size in one kernel: the halves of each in turn, by thread blocks that stay
 // where they are.
 //
-//   for each block:  h, squares = expand(x),  x = y = project(h, squares) + x      (stage_expand.cuh, stage_project.cuh)
+//   for each block:  h, squares = expand(x),  x = y = project(h, squares) + x      (stage_expand.cuh,
+//   stage_project.cuh)
 //
 // Layouts: x, y (B, H, W, C), the weights as in the ops of the halves, with the block of the network in front. A thread
 // block has a multiprocessor to itself, and the same places of both halves throughout. Whatever thread blocks hand each
 // other goes through the L2, in words that tell by themselves whether they have arrived (mail.cuh): x, v, h, squares
 // and norms, five ways for a block of the network, and nobody waits for more than what it reads. The mail has three
-// slots; the next one, which all have read, is made absent while this one is used, behind a barrier of the grid that has
-// half a block of the network to come about. Weights of either half come by TMA as soon as those before them have been read; the products
-// are wgmma's (warpgroup_product.cuh), for Hopper alone.
+// slots; the next one, which all have read, is made absent while this one is used, behind a barrier of the grid that
+// has half a block of the network to come about. Weights of either half come by TMA as soon as those before them have
+// been read; the products are wgmma's (warpgroup_product.cuh), for Hopper alone.
 #pragma once
 
 #include "convnext/stage_expand.cuh"
@@ -204,7 +205,7 @@ using Stage192 = StageVariant<StageExpand<4, 6, WarpgroupProduct<32, 192, 192>>,
 using Stage384 = StageVariant<StageExpand<8, 2, WarpgroupProduct<64, 64, 384>>, WideProject, 8>;
 using Stage768 = StageVariant<StageExpand<4, 2, WarpgroupProduct<32, 64, 768>>, WideProject, 8>;
 
-// Fills in what the sizes tell, and calls run(variant, blocks of the grid).
+// Fills in what the sizes tell, and calls run(variant, blocks of the grid, in 64 bits: a grid too large is not held).
 template <class Run>
 void with_stage(ConvNextStage& p, Run&& run) {
   const auto call = [&](auto variant) {
@@ -236,16 +237,18 @@ void with_stage(ConvNextStage& p, Run&& run) {
     p.expand_tiles = Divisor(p.tiles);
     p.expand_tiles_w = Divisor(tiles_w);
     p.vectors_of_block = ceil_div(p.channels / 8, columns);
-    p.expand_blocks = columns * p.tiles * p.batch;
+    const int64_t expand_blocks = int64_t{columns} * p.tiles * p.batch;
     const int project_tiles = ceil_div(pixels, Project::Product::kRows);
     p.project_splits = Divisor(p.splits);
     p.project_tiles = Divisor(project_tiles);
     p.project_columns = Divisor(ceil_div(p.channels, Project::Product::kColumns));
-    p.project_blocks = project_tiles * p.project_columns.value * p.splits * p.batch;
-    const int grid = ceil_div(max(p.expand_blocks, p.project_blocks), p.splits) * p.splits;
+    const int64_t project_blocks = int64_t{project_tiles} * p.project_columns.value * p.splits * p.batch;
+    const int64_t grid = (max(expand_blocks, project_blocks) + p.splits - 1) / p.splits * p.splits;
+    p.expand_blocks = static_cast<int>(expand_blocks);
+    p.project_blocks = static_cast<int>(project_blocks);
     p.quads_of_image = Divisor(p.wide / 4);
     p.few_tiles = Project::few_tiles(p.tiles, p.wide / 4);
-    p.quads_of_block = p.few_tiles > 0 ? 0 : ceil_div(p.batch * p.wide / 4, grid);
+    p.quads_of_block = p.few_tiles > 0 ? 0 : static_cast<int>((p.batch * p.wide / 4 + grid - 1) / grid);
     run(variant, grid);
   };
   const auto takes = [&](auto variant) { return p.channels <= variant.kMostChannels && p.wide <= variant.kMostWide; };

@@ -84,7 +84,7 @@ struct Taps {
   __device__ void store(PackedTaps<Channels / 8>& taps, int thread) const {
     if (takes_part) {
       taps.columns[thread] = make_uint4(halves(column[0], column[1]), halves(column[2], column[3]),
-                                halves(column[4], column[5]), halves(column[6], 0.f));
+                                        halves(column[4], column[5]), halves(column[6], 0.f));
     }
   }
 };

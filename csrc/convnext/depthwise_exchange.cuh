@@ -46,7 +46,8 @@ struct DepthwiseMemory : DepthwiseOffsets {
   DepthwiseMemory(int channels, int cluster, int most_bytes) {
     const int most = share_of(ceil_div(channels, kChunk), cluster);
     constexpr int kA = kChunkBytes * kPlaces;
-    const int slots = (most < 2 ? most : 2) * static_cast<int>(sizeof(Slot<PatchH>)), least = slots + kChunkBytes * most;
+    const int slots = (most < 2 ? most : 2) * static_cast<int>(sizeof(Slot<PatchH>)),
+              least = slots + kChunkBytes * most;
     place(kSlots + slots + kA);
     if (bytes > most_bytes) {
       place(kSlots + (least > kA ? least : kA));

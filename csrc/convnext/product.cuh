@@ -19,8 +19,8 @@ constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 constexpr int kLargestCluster = 8;  // that every GPU with clusters has
 constexpr int kWarpRows = 32, kWarpColumns = 24;
-constexpr int kStep = 32;      // k of two products of the tensor cores
-constexpr int kSteps = 3;      // of a warp
+constexpr int kStep = 32;  // k of two products of the tensor cores
+constexpr int kSteps = 3;  // of a warp
 
 // At the front of a block's shared memory: its counts of what the cluster sends it.
 constexpr size_t kArrivalsBytes = 128;

@@ -7,9 +7,9 @@
 // convolution: each has some vectors of eight channels, and hands v, rounded to half precision, to all of them by mail.
 // The norm is applied to the product's sums, with the sums of W's rows (pixel_norm.cuh says how).
 //
-// Clocks of the third published stage, by count: x 1,100 from the stores of the block of the network before on, of
-// which 700 are the L2's; convolution 700, 30 for each of 7 x 4 loads that a warp waits for; v 900 and 24 bytes a clock;
-// product 800; sums, norm, GELU 1,500.
+// A chain of waits. Clocks of the third published stage, by stamps: x 1,650, of which 700 are the L2's and as many what
+// the slowest block is late; convolution 1,200, 30 for each of 7 x 4 loads that a warp waits for; v 550 and then 1,500
+// for 48 KB; product 1,170; sums 210, norm, GELU, squares 2,050, bound by instructions, as in the first stage 3,200.
 #pragma once
 
 #include "convnext/depthwise_finish.cuh"
@@ -34,7 +34,7 @@ struct StageExpand {
     float2 norms[kPixels];
     int targets[kPixels];
     union {
-      float2 pixel_sums[kThreads];                               // [part of the channels][pixel]
+      float2 pixel_sums[kThreads];                              // [part of the channels][pixel]
       alignas(128) float raw_taps[kTaps * kTaps * kConvolved];  // of the next block of the network, in between
     };
     alignas(16) __half ones[8 * Product::kStep];
@@ -167,11 +167,10 @@ struct StageExpand {
     __syncthreads();
     weights_are_read();
     __half* h = p.mail.at<__half>(block, p.mail.h) + int64_t{image} * p.height * p.width * p.wide + first_n;
-    float* squares =
-        p.mail.at<float>(block, p.mail.squares) + int64_t{image * p.tiles + tile} * p.wide + first_n;
+    float* squares = p.mail.at<float>(block, p.mail.squares) + int64_t{image * p.tiles + tile} * p.wide + first_n;
     finish<Product>(
-        p.wide - first_n, staged, memory.norms, memory.targets, memory.weight_totals, memory.bias, thread,
-        sums.squares, [](float v) { return polynomial_gelu(v); },
+        p.wide - first_n, staged, memory.norms, memory.targets, memory.weight_totals, memory.bias, thread, sums.squares,
+        [](float v) { return polynomial_gelu(v); },
         [&](int target, int column, uint2 values) { store_words(h + int64_t{target} * p.wide + column, values); },
         [&](int column, float4 values) { store_words(squares + column, words_of(values)); });
   }
@@ -191,9 +190,8 @@ struct StageExpand {
     uint4 values[kOwn];
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
-      values[i] =
-          absent_if(takes_part && static_cast<unsigned>(row + i * kAtOnce) < static_cast<unsigned>(p.height) &&
-                    first + i * kAtOnce < Shape::kRows);
+      values[i] = absent_if(takes_part && static_cast<unsigned>(row + i * kAtOnce) < static_cast<unsigned>(p.height) &&
+                            first + i * kAtOnce < Shape::kRows);
     }
     const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(x + i * step); };
     if (block == 0) {  // not from the mail: any word may be there
@@ -214,8 +212,8 @@ struct StageExpand {
   __device__ float2 receive_v(const ConvNextStage& p, int block, int thread, __half* a) const {
     constexpr int kCount = Product::kDepth / 8 * kPixels, kOwn = ceil_div(kCount, kThreads);
     static_assert(kThreads % kPixels == 0);
-    const auto* from = p.mail.at<const uint4>(block, p.mail.v) +
-                       int64_t{image * p.tiles + tile} * (p.channels / 8) * kPixels + thread;
+    const auto* from =
+        p.mail.at<const uint4>(block, p.mail.v) + int64_t{image * p.tiles + tile} * (p.channels / 8) * kPixels + thread;
     const int count = p.channels / 8 * kPixels;
     float2 sum = make_float2(0.f, 0.f);
     uint4 first[1] = {absent_if(thread < count)};

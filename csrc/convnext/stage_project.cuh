@@ -2,14 +2,15 @@
 //
 //   n = |h|_HW / (mean_N |h|_HW + 1e-6),  y = (h * (1 + gamma * n)) W^T + bias + x
 //
-// The grid's blocks divide the N columns among themselves, add up the tiles' squares and hand |h| to all by mail. A
-// thread block owns kRows pixels of an image, kColumns outputs and one of `splits` pieces of 384 of N: it multiplies h
-// by the factors, in half precision, on its way into shared memory. The blocks of a cluster have the pieces of the same
-// outputs, and add up their sums through distributed shared memory, each those of some of the pixels, in order. x of
-// these comes from where the same threads have written it.
+// The grid's blocks divide the N columns among themselves, add up the tiles' squares and hand |h| to all by mail; of an
+// image of few tiles all blocks add up all squares. A thread block owns kRows pixels of an image, kColumns outputs and
+// one of `splits` pieces of 384 of N: it multiplies h by the factors, in half precision, on its way into shared memory.
+// The blocks of a cluster have the pieces of the same outputs, and add up their sums through distributed shared memory,
+// each those of some of the pixels, in order. x of these comes from where the same threads have written it.
 //
-// Clocks of the third published stage, by count: squares and norms 900 each, two ways through the L2; h 1,100 and 24
-// bytes a clock from when the squares are there; product 800; sums 1,500.
+// A chain of waits. Clocks of the third published stage, by stamps: squares 2,500 from the block's own on, an L2's way
+// and what the slowest block is late; h meanwhile; factors 700, product 1,050, sums 430, theirs through the cluster
+// 1,700 at 14 bytes a clock, y 600.
 #pragma once
 
 #include <algorithm>
@@ -22,8 +23,8 @@ __device__ inline float4 roots(float4 v) {
   return make_float4(approximate_root(v.x), approximate_root(v.y), approximate_root(v.z), approximate_root(v.w));
 }
 
-// The norms of some columns, of all images, that a thread block adds up and puts into the mail, by a warp each: first by
-// those that neither load h nor ask for weights.
+// The norms of some columns, of all images, that a thread block adds up and puts into the mail, by a warp each: first
+// by those that neither load h nor ask for weights.
 __device__ inline void add_up_squares(const ConvNextStage& p, int block, int thread) {
   constexpr int kFirstWarp = kAskingThread / 32 + 1;
   const int lane = thread % 32, first = block_index() * p.quads_of_block;
@@ -56,12 +57,11 @@ __device__ inline void add_up_squares(const ConvNextStage& p, int block, int thr
 template <class P, bool FewTiles>
 struct StageProject {
   using Product = P;
-  static constexpr int kMostWide = 8 * Product::kDepth;                            // of N
-  static constexpr int kQuadsOfThread = ceil_div(kMostWide / 4, kThreads);         // whose norms a thread receives
-  static_assert(kQuadsOfThread == 2);
-  static constexpr int kVectors = Product::kDepth / 8, kLoading = 3 * kThreads / 4;  // of h
+  static constexpr int kMostWide = 8 * Product::kDepth;                              // of N
+  static constexpr int kQuadsOfThread = ceil_div(kMostWide / 4, kThreads);           // whose norms a thread receives
+  static constexpr int kVectors = Product::kDepth / 8, kLoading = kThreads * 3 / 4;  // of h
   static constexpr int kAtOnce = kLoading / kVectors, kOwn = Product::kRows / kAtOnce;
-  static_assert(kLoading % kVectors == 0 && Product::kRows % kAtOnce == 0);
+  static_assert(kQuadsOfThread == 2 && kLoading % kVectors == 0 && Product::kRows % kAtOnce == 0);
 
   struct Memory {
     alignas(16) float gains[Product::kDepth];  // gamma, then gamma |h|, of the piece's columns
@@ -126,8 +126,9 @@ struct StageProject {
     return bytes;
   }
 
-  // y, into the mail or, of the last block of the network, the answer. before_h(), before_product(), weights_are_read():
-  // called when what waits for nobody has been worked out, before the block meets for the product, and behind it.
+  // y, into the mail or, of the last block of the network, the answer. before_h(), before_product(),
+  // weights_are_read(): called when what waits for nobody has been worked out, before the block meets for the product,
+  // and behind it.
   template <class Wait, class BeforeH, class BeforeProduct, class Read>
   __device__ void run(const ConvNextStage& p, int block, int thread, const Own& own, Memory& memory, unsigned char* a,
                       float* received, const uint4* weights, uint64_t* arrivals, BeforeH&& before_h,
@@ -186,8 +187,8 @@ struct StageProject {
 
  private:
   // Gives the others of the cluster their rows of this block's sums, and waits for its own of theirs.
-  __device__ void exchange(const ConvNextStage& p, int thread, const float* staged, float* received,
-                           uint64_t* arrivals, int turn) const {
+  __device__ void exchange(const ConvNextStage& p, int thread, const float* staged, float* received, uint64_t* arrivals,
+                           int turn) const {
     const int size = share_of(Product::kRows, p.splits) * Product::kPitch, bytes = kFloat * size;
     if (thread == kAskingThread) {
       expect_bytes(arrivals, (p.splits - 1) * bytes);
@@ -213,8 +214,7 @@ struct StageProject {
     return sum;
   }
 
-  __device__ static void load_residual(const ConvNextStage& p, int block, const Own& own,
-                                       uint2 (&residual)[kOwnRows]) {
+  __device__ static void load_residual(const ConvNextStage& p, int block, const Own& own, uint2 (&residual)[kOwnRows]) {
     const __half* x = (block == 0 ? p.x : p.mail.at<const __half>(block, p.mail.x)) + own.y;
 #pragma unroll
     for (int i = 0; i < kOwnRows; ++i) {
@@ -303,9 +303,8 @@ struct StageProject {
                                halves(high.x * inverse, high.y * inverse), halves(high.z * inverse, high.w * inverse)};
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
-      a[Product::place_in_boxes(row + i * kAtOnce, column, Product::kRows)] =
-          make_uint4(grown(h[i].x, gains[0]), grown(h[i].y, gains[1]), grown(h[i].z, gains[2]),
-                     grown(h[i].w, gains[3]));
+      a[Product::place_in_boxes(row + i * kAtOnce, column, Product::kRows)] = make_uint4(
+          grown(h[i].x, gains[0]), grown(h[i].y, gains[1]), grown(h[i].z, gains[2]), grown(h[i].w, gains[3]));
     }
   }
 };

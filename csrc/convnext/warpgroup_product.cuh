@@ -3,9 +3,9 @@
 //
 // Transposed, for wgmma takes 64 rows and the pixels may be 32: a warpgroup owns 64 columns of C, rows of W to wgmma,
 // by all rows of A and all k, so that no parts of a sum are to be added up. W is in boxes of 64 k (load_box), A in
-// boxes or in vectors of eight k by row. One to three of the four warpgroups multiply. Bound by shared memory, 128 bytes
-// a clock: 16 k take 2 KB of W and 32 bytes a row of A, so that 64 columns by 64 rows by 384 k are 768 clocks, as many
-// as the tensor cores take, and 64 by 32 by 384 are 576.
+// boxes or in vectors of eight k by row. One to three of the four warpgroups multiply. Bound by shared memory, 128
+// bytes a clock: 16 k take 2 KB of W and 32 bytes a row of A, so that 64 columns by 64 rows by 384 k are 768 clocks, as
+// many as the tensor cores take, and 64 by 32 by 384 are 576.
 #pragma once
 
 #include "convnext/split_sums.cuh"

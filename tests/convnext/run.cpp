@@ -1,5 +1,5 @@
-// Runs ConvNeXt's CUDA kernels (csrc/convnext), and others that take its instructions, on the CPU. Arguments: the op and its sizes; stdin: its tensors, one
-// after the other; stdout: its answers.
+// Runs ConvNeXt's CUDA kernels (csrc/convnext), and others that take its instructions, on the CPU. Arguments: the op
+// and its sizes; stdin: its tensors, one after the other; stdout: its answers.
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -112,7 +112,7 @@ void convnext_stage(int batch, int height, int width, int channels, int blocks) 
                   width,
                   channels,
                   wide};
-  with_stage(p, [&](auto variant, int grid) {
+  with_stage(p, [&](auto variant, int64_t grid) {
     using V = decltype(variant);
     Array<unsigned char> mail(mail_bytes(p));
     std::memset(mail.data(), 0, mail.count);  // as if all of it had arrived

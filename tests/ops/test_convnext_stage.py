@@ -130,6 +130,20 @@ def test_half_within_pytorchs_own_error(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize(("channels", "wide"), [(96, 56), (192, 104), (384, 48), (760, 64)])
+def test_blocks_that_are_not_wide(channels: int, wide: int) -> None:
+    """A thread block has more channels to convolve than at once."""
+    x, taps, taps_bias, wide_weight, wide_bias, gamma, weight, bias = make_inputs(
+        (1, 6, 9, channels, 2), torch.float16, "cuda"
+    )
+    expand = [wide_weight[:, :wide].contiguous(), wide_bias[:, :wide].contiguous()]
+    project = [gamma[:, :wide].contiguous(), weight[:, :, :wide].contiguous(), bias]
+    inputs = [x, taps, taps_bias, *expand, *project]
+    with convnext.only("convnext_stage", "cuda", inputs):
+        convnext.check_half(ops.convnext_stage, ref.convnext_stage_in, inputs, torch.float16)
+
+
+@pytest.mark.gpu
 def test_images_do_not_depend_on_each_other() -> None:
     """Of many images, each has the answer it has among others: sums and factors are its own."""
     inputs = make_inputs((6, 8, 8, 64, 2), torch.float16, "cuda")
