@@ -1,13 +1,12 @@
 // Consecutive ConvNeXt V2 blocks of one size in one kernel: the halves of each in turn, by thread blocks that stay
 // where they are.
 //
-//   for each block:  h, squares = expand(x),  x = y = project(h, squares) + x      (stage_expand.cuh,
-//   stage_project.cuh)
+//   for each block:  h, squares = expand(x),  x = y = project(h, squares) + x
 //
-// Layouts: x, y (B, H, W, C), the weights as in the ops of the halves, with the block of the network in front. A thread
-// block has a multiprocessor to itself, and the same places of both halves throughout. Whatever thread blocks hand each
-// other goes through the L2, in words that tell by themselves whether they have arrived (mail.cuh): x, v, h, squares
-// and norms, five ways for a block of the network, and nobody waits for more than what it reads. The mail has three
+// (stage_expand.cuh, stage_project.cuh.) Layouts: x, y (B, H, W, C), the weights as in the ops of the halves, with the
+// block of the network in front. A thread block has a multiprocessor to itself, and the same places of both halves
+// throughout. Whatever thread blocks hand each other goes through the L2, in words that tell by themselves whether they
+// have arrived (mail.cuh): x, v, h, squares and norms. Nobody waits for more than what it reads. The mail has three
 // slots; the next one, which all have read, is made absent while this one is used, behind a barrier of the grid that
 // has half a block of the network to come about. Weights of either half come by TMA as soon as those before them have
 // been read; the products are wgmma's (warpgroup_product.cuh), for Hopper alone.
