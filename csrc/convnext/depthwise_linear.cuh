@@ -184,8 +184,8 @@ __global__ void __launch_bounds__(kThreads, 2) depthwise_linear_kernel(const __g
 #endif
 }
 
-// Bytes of shared memory for a block, of two on a multiprocessor or alone.
-constexpr int kHalfOfMultiprocessor = 112 << 10, kMultiprocessor = 227 << 10;
+// Bytes of shared memory for a block, of two on a multiprocessor.
+constexpr int kHalfOfMultiprocessor = 112 << 10;
 
 // An instance of the kernel, for so many channels as a block holds weights of.
 template <int PatchH, int GroupsK, int Held>

@@ -7,7 +7,6 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
-#include <utility>
 
 #include "common/dependent_launch.cuh"
 

@@ -230,8 +230,7 @@ struct GrnWork {
     product.stage(staged);
     __syncthreads();
     sums.add_up(staged, place.base + place.own - place.part, reinterpret_cast<float*>(memory + Memory::kPartial),
-                arrivals + 1, 0,
-                [&](int row, float4 sum) { answer.finish(p, row, sums.column, sum, bias(), residual); });
+                arrivals + 1, [&](int row, float4 sum) { answer.finish(p, row, sums.column, sum, bias(), residual); });
   }
 
   __device__ int first_k() const { return place.part * Product::kDepth; }

@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, 2) norm_downsample_kernel(const __gr
   __syncthreads();     // a and the weights have been read: the sums take their place
   product.stage(staged);
   __syncthreads();
-  sums.add_up(staged, 0, received, arrivals, 0, [&](int row, float4 sum) {
+  sums.add_up(staged, 0, received, arrivals, [&](int row, float4 sum) {
     const int n = first_n + sums.column, place = tile * Product::kRows + part * sums.rows + row;
     if (place < p.rows && n < p.outputs) {
       sum = sum + *reinterpret_cast<const float4*>(bias + sums.column);

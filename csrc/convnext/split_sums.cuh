@@ -60,10 +60,9 @@ struct SplitSums {
   }
 
   // Calls finish(row of this block's, sums of the four columns). base: rank of the first part; received: [part][row of
-  // its own][column]; turn: of the arrivals.
+  // its own][column].
   template <class Finish>
-  __device__ void add_up(const float* staged, int base, float* received, uint64_t* arrivals, int turn,
-                         Finish&& finish) const {
+  __device__ void add_up(const float* staged, int base, float* received, uint64_t* arrivals, Finish&& finish) const {
     if (slice < Product::kSlices) {
 #pragma unroll
       for (int i = 0; i < Product::kRows / Product::kSlices; ++i) {
@@ -80,7 +79,7 @@ struct SplitSums {
     if (splits == 1) {
       return;
     }
-    wait_for_bytes(arrivals, turn);
+    wait_for_bytes(arrivals, 0);
     if (slice < rows) {  // two parts or more: as many slices as rows
       const float* own = received + slice * Product::kPitch + column;
       float4 sum = *reinterpret_cast<const float4*>(own);

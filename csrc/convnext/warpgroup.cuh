@@ -2,6 +2,8 @@
 // memory, the sums stay in registers, and the tensor cores work while the threads go on.
 #pragma once
 
+#include <utility>
+
 #include "convnext/device.cuh"
 #include "hopper/products.cuh"
 

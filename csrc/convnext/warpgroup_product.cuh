@@ -8,7 +8,9 @@
 // many as the tensor cores take, and 64 by 32 by 384 are 576.
 #pragma once
 
-#include "convnext/split_sums.cuh"
+#include <bit>
+
+#include "convnext/product.cuh"
 #include "convnext/warpgroup.cuh"
 
 namespace lpkernels::convnext {
