@@ -25,17 +25,15 @@ struct StageMemory {
   Project project_work;
   typename Expand::Memory expand;
   typename Project::Memory project;
-  union {
-    typename Expand::Sums sums;
-    struct {
-      alignas(16) float received[Project::kReceivedBytes / sizeof(float)];
-      alignas(16) __half halo[Expand::Shape::kSize];
-    };
+  alignas(16) __half halo[Expand::Shape::kSize];
+  union {  // whatever was sent has arrived before the next sums are staged
+    alignas(16) typename Expand::Staged staged;
+    alignas(16) typename Project::Sent sent;
   };
   // Not the last: the product reads beyond them where its last 64 columns are not all there.
   alignas(1024) uint4 project_weights[Project::Product::kWeightBytes / 16];
   alignas(1024) uint4 expand_weights[Expand::Product::kWeightBytes / 16];
-  alignas(1024) unsigned char a[std::max(Expand::kABytes, Project::kABytes)];
+  alignas(16) __half a[std::max(Expand::kABytes, Project::kABytes) / sizeof(__half)];
 };
 
 // Makes all words of a block of the network's slot absent, by `threads` threads of every thread block.
@@ -59,12 +57,14 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
                                                                 memory.arrivals + 1};
   uint64_t *constants = memory.arrivals + 2, *sums = memory.arrivals + 3;
   const bool expands = block_index() < p.expand_blocks, projects = block_index() < p.project_blocks;
-  // By one thread.
-  const auto ask_for_expand_weights = [&](int i) { expand_weights.ask(i, memory.expand_work.first_n, 0); };
-  const auto ask_for_project_weights = [&](int i) {
+  // By those that ask.
+  const auto ask_for_expand_weights = [&](int i, int thread) {
+    expand_weights.ask(i, memory.expand_work.first_n, 0, thread);
+  };
+  const auto ask_for_project_weights = [&](int i, int thread) {
     const Project work = memory.project_work;
-    const int more = work.ask_for_gamma(p, i, memory.project, memory.arrivals + 1);
-    project_weights.ask(i, work.first_n, work.first_k(), more);
+    const int more = thread == kConvolving ? work.ask_for_gamma(p, i, memory.project, memory.arrivals + 1) : 0;
+    project_weights.ask(i, work.first_n, work.first_k(), thread, more);
   };
   // Taps and biases of the first half of a block of the network, and the bias of the second of another.
   const auto ask_for_constants = [&](int expand, int project) {
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     expect_bytes(constants, bytes);
   };
 
-  if (threadIdx.x == kAskingThread) {
+  if (threadIdx.x == kTellingThread) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       init_arrivals(memory.arrivals + i);
@@ -88,17 +88,18 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     memory.project_work = Project(p, block_index());
   }
   __syncthreads();
-  if (threadIdx.x == kAskingThread) {
+  if (threadIdx.x == 0) {
     ask_for_constants(0, -1);
-  } else if (threadIdx.x == kAskingThread + 32 && expands) {
-    ask_for_expand_weights(0);
-  } else if (threadIdx.x == kAskingThread + 64 && projects) {
-    ask_for_project_weights(0);
+  } else if (asks(threadIdx.x)) {
+    if (expands) {
+      ask_for_expand_weights(0, threadIdx.x);
+    }
+    if (projects) {
+      ask_for_project_weights(0, threadIdx.x);
+    }
   }
   arrive_at_cluster();
-  if (expands) {
-    memory.expand_work.begin(p, memory.expand, thread_index());
-  }
+  Expand::begin(memory.expand, thread_index());
   publish_to_copies();  // and to the tensor cores
   wait_for_cluster();   // all of its blocks run: their memory may be written
   __syncthreads();
@@ -113,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
       if (i == 0) {
         make_absent(p.mail, 0, thread - kConvolving, kWarpgroup);
         meet<2, kWarpgroup>();
-        if (thread == kAskingThread) {
+        if (thread == kTellingThread) {
           barrier.arrive();
         }
       }
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
       const auto behind_x = [&] {
         if (i == 0) {
           wait_for_bytes(constants, 0);
-          Expand::pack_taps(thread, memory.expand);
+          Expand::template pack_taps<kConvolving>(thread, memory.expand);
         }
       };
       work.convolve(p, i, thread, memory.expand, memory.halo, behind_x, [&] { i == 0 ? barrier.wait(0) : void(); });
@@ -138,30 +139,33 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
       barrier.wait(0);  // who has nothing to convolve
       __syncthreads();  // the taps have been packed
     } else {
-      wait_for_cluster();  // the others have received this block's sums: a may be overwritten
+      wait_for_cluster();  // the others have received this block's sums, and it has used theirs
     }
+    const auto while_multiplying = [&] {
+      if (thread_index() == kTellingThread && !last) {
+        barrier.arrive();  // its part of the next slot is absent
+      }
+    };
     if (expands) {
       const Expand work = memory.expand_work;
       work.run(
-          p, i, thread_index(), memory.expand, memory.sums, reinterpret_cast<__half*>(memory.a), memory.expand_weights,
+          p, i, thread_index(), memory.expand, memory.staged, memory.a, memory.expand_weights, while_multiplying,
           [&] { expand_weights.wait(i); },
-          [&] { thread_index() == kAskingThread && !last ? ask_for_expand_weights(i + 1) : void(); });
+          [&] { asks(thread_index()) && !last ? ask_for_expand_weights(i + 1, thread_index()) : void(); });
     } else {
       __syncthreads();
+      while_multiplying();
     }
     const int thread = thread_index();
-    if (thread == kAskingThread) {
+    if (thread == kTellingThread) {
       ask_for_constants(i + 1, i);
-      if (!last) {
-        barrier.arrive();  // its part of the next slot is absent
-      }
     }
-    const auto before_h = [&] { add_up_squares(p, i, thread); };
-    const auto before_product = [&] {
-      wait_for_bytes(constants, i + 1);
-      if (!last) {
-        Expand::pack_taps(thread, memory.expand);
-        if (thread >= kConvolving) {
+    const auto before_h = [&] {
+      add_up_squares(p, i, thread);
+      if (thread >= kConvolving) {
+        wait_for_bytes(constants, i + 1);
+        if (!last) {
+          Expand::template pack_taps<kWarpgroup>(thread - kConvolving, memory.expand);
           barrier.wait(i + 1);  // the next slot may be written
         }
       }
@@ -169,12 +173,11 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     if (projects) {
       const Project work = memory.project_work;
       work.run(
-          p, i, thread, own, memory.project, memory.a, memory.received, memory.project_weights, sums, before_h,
-          [&] { project_weights.wait(i); }, before_product,
-          [&] { thread == kAskingThread && !last ? ask_for_project_weights(i + 1) : void(); });
+          p, i, thread, own, memory.project, memory.sent, memory.a, memory.project_weights, sums, before_h,
+          [&] { project_weights.wait(i); },
+          [&] { asks(thread) && !last ? ask_for_project_weights(i + 1, thread) : void(); });
     } else {
       before_h();
-      before_product();
       __syncthreads();
     }
     arrive_at_cluster();
@@ -184,25 +187,26 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
 }
 
 // An instance of the kernel, for so many channels and outputs of the first half as one of the second's clusters takes.
-template <class E, class P, int Splits>
+template <class E, class P>
 struct StageVariant {
   using Expand = E;
   using Project = P;
   using Memory = StageMemory<Expand, Project>;
   static constexpr int kMostChannels = Expand::Product::kDepth;
-  static constexpr int kMostWide = Splits * Project::Product::kDepth;
+  static constexpr int kMostWide = Project::kMostWide;
   static constexpr auto kKernel = &convnext_stage_kernel<Expand, Project>;
   static_assert(sizeof(Memory) <= 227 << 10);
 };
 
 // Thread blocks: 128, 128, 96 and 96; of 64, 32, 64 and 32 pixels by 192, 192, 64 and 64 outputs, and 32, 32, 64 and 64
 // by 96, 96, 64 and 64.
-using NarrowProject = StageProject<WarpgroupProduct<32, 96, 384>, /*FewTiles=*/false>;
-using WideProject = StageProject<WarpgroupProduct<64, 64, 384>, /*FewTiles=*/true>;
-using Stage96 = StageVariant<StageExpand<8, 6, WarpgroupProduct<64, 192, 96>>, NarrowProject, 2>;
-using Stage192 = StageVariant<StageExpand<4, 6, WarpgroupProduct<32, 192, 192>>, NarrowProject, 2>;
-using Stage384 = StageVariant<StageExpand<8, 2, WarpgroupProduct<64, 64, 384>>, WideProject, 8>;
-using Stage768 = StageVariant<StageExpand<4, 2, WarpgroupProduct<32, 64, 768>>, WideProject, 8>;
+template <int MostSplits>
+using NarrowProject = StageProject<WarpgroupProduct<32, 96, 384>, /*FewTiles=*/false, MostSplits>;
+using WideProject = StageProject<WarpgroupProduct<64, 64, 384>, /*FewTiles=*/true, /*MostSplits=*/8>;
+using Stage96 = StageVariant<StageExpand<8, 6, WarpgroupProduct<64, 192, 96>>, NarrowProject<1>>;
+using Stage192 = StageVariant<StageExpand<4, 6, WarpgroupProduct<32, 192, 192>>, NarrowProject<2>>;
+using Stage384 = StageVariant<StageExpand<8, 2, WarpgroupProduct<64, 64, 384>>, WideProject>;
+using Stage768 = StageVariant<StageExpand<4, 2, WarpgroupProduct<32, 64, 768>>, WideProject>;
 
 // Fills in what the sizes tell, and calls run(variant, blocks of the grid, in 64 bits: a grid too large is not held).
 template <class Run>
@@ -213,7 +217,8 @@ void with_stage(ConvNextStage& p, Run&& run) {
     using Project = typename V::Project;
     const int pixels = p.height * p.width;
     p.tiles = ceil_div(p.height, Expand::kPatchH) * ceil_div(p.width, kPatchW);
-    p.splits = 1;
+    p.strips = p.height * ceil_div(p.width, kPatchW);
+    p.splits = Project::kLeastSplits;
     while (p.splits * Project::Product::kDepth < p.wide) {
       p.splits *= 2;
     }
@@ -227,7 +232,7 @@ void with_stage(ConvNextStage& p, Run&& run) {
     const int64_t tiles = int64_t{p.batch} * p.tiles;
     mail.x = place(int64_t{p.batch} * pixels * p.channels, sizeof(__half));
     mail.v = place(tiles * Expand::kPixels * p.channels, sizeof(__half));
-    mail.h = place(int64_t{p.batch} * pixels * p.wide, sizeof(__half));
+    mail.h = place(int64_t{p.batch} * p.strips * kPatchW * p.wide, sizeof(__half));
     mail.squares = place(tiles * p.wide, sizeof(float));
     mail.norms = place(int64_t{p.batch} * p.wide, sizeof(float));
     mail.slot_bytes = end;
@@ -237,7 +242,7 @@ void with_stage(ConvNextStage& p, Run&& run) {
     p.expand_tiles_w = Divisor(tiles_w);
     p.vectors_of_block = ceil_div(p.channels / 8, columns);
     const int64_t expand_blocks = int64_t{columns} * p.tiles * p.batch;
-    const int project_tiles = ceil_div(pixels, Project::Product::kRows);
+    const int project_tiles = ceil_div(p.strips, Project::kGroups);
     p.project_splits = Divisor(p.splits);
     p.project_tiles = Divisor(project_tiles);
     p.project_columns = Divisor(ceil_div(p.channels, Project::Product::kColumns));

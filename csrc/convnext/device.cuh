@@ -104,6 +104,13 @@ __device__ inline void load_matrices(uint32_t (&m)[4], const void* row) {
                : "memory");
 }
 
+// The transpose of 8 x 8 halves: lane 4 g + t has the columns 2t, 2t + 1 of row g.
+__device__ inline uint32_t transposed(uint32_t m) {
+  uint32_t result;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(m));
+  return result;
+}
+
 // d += a b: 16x16 by 16x8. Lane = 4 g + t holds rows g and g + 8 of a, column g of b, and of d the columns 2t, 2t + 1.
 __device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
@@ -201,9 +208,9 @@ __device__ inline uint4 load_words(const uint4* from) {
                : "memory");
   return v;
 }
-__device__ inline uint2 load_words(const uint2* from) {
-  uint2 v;
-  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from) : "memory");
+__device__ inline uint32_t load_words(const uint32_t* from) {
+  uint32_t v;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
   return v;
 }
 __device__ inline void store_words(void* to, uint32_t v) {

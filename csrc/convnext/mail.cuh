@@ -19,7 +19,7 @@ struct Mail {
   unsigned char* first;
   int64_t x;        // (B, H, W, C) half: the answer of the block of the network before
   int64_t v;        // (B, tiles, C / 8, pixels of a tile, 8) half
-  int64_t h;        // (B, H W, N) half
+  int64_t h;        // (B, strips, N, 8) half
   int64_t squares;  // (B, tiles, N) float
   int64_t norms;    // (B, N) float
   int64_t slot_bytes;

@@ -12,7 +12,8 @@
 // for 48 KB; product 1,170; sums 210, norm, GELU, squares 2,050, bound by instructions, as in the first stage 3,200.
 #pragma once
 
-#include "convnext/depthwise_finish.cuh"
+#include "convnext/depthwise_conv.cuh"
+#include "convnext/pixel_norm.cuh"
 #include "convnext/polynomial_gelu.h"
 #include "convnext/stage_parameters.cuh"
 
@@ -27,22 +28,24 @@ struct StageExpand {
   static constexpr int kConvolved = 8 * Vectors;  // channels at once
   static_assert(Product::kRows == kPixels && Product::kColumns % Product::kTile == 0);
 
-  // What this half has alone; a and the sums share their places with the other half's.
+  // Where few warps multiply, all take a part of the rows of their sums; else each its own.
+  static constexpr int kParts = kThreads / Product::kMultiplying;
+  static constexpr int kRows = PatchH / kParts;  // of the patch, of a thread
+  // As many as a block's threads would have columns, some of whom have none.
+  static constexpr int kColumns = kParts > 1 ? Product::kColumns : kThreads / 2;
+  using Staged = float4[kParts > 1 ? PatchH : 1][Product::kMultiplying];
+
+  // What this half has alone; a shares its place with the other half's.
   struct Memory {
     PackedTaps<Vectors> taps;
-    alignas(16) float bias[Product::kColumns], weight_totals[Product::kColumns];
-    float2 norms[kPixels];
-    int targets[kPixels];
+    alignas(16) float bias[kColumns], weight_totals[kColumns];
+    alignas(16) float2 norms[kPixels];
     union {
       float2 pixel_sums[kThreads];                              // [part of the channels][pixel]
       alignas(128) float raw_taps[kTaps * kTaps * kConvolved];  // of the next block of the network, in between
     };
     alignas(16) __half ones[8 * Product::kStep];
-  };
-  // What the other half's sums may take the place of.
-  struct Sums {
-    alignas(16) unsigned char staged[Product::kStagedBytes];
-    float4 squares[Product::kSlices * Product::kQuads];  // [slice][quad]
+    float squares[kParts][Product::kColumns];
   };
   static constexpr size_t kABytes = sizeof(__half) * kPixels * Product::kDepth;
 
@@ -64,11 +67,7 @@ struct StageExpand {
   }
 
   // Once, before anything else.
-  __device__ void begin(const ConvNextStage& p, Memory& memory, int thread) const {
-    if (thread < kPixels) {
-      const int y = top + thread / kPatchW, x = left + thread % kPatchW;
-      memory.targets[thread] = y < p.height && x < p.width ? y * p.width + x : -1;
-    }
+  __device__ static void begin(Memory& memory, int thread) {
     if (thread < 8 * Product::kStep / 2) {
       reinterpret_cast<uint32_t*>(memory.ones)[thread] = kOnes;
     }
@@ -86,13 +85,15 @@ struct StageExpand {
     load_box(memory.raw_taps, p.taps_boxes, 2 * channel, 0, block, arrival);
     return kFloat * (outputs + channels) + static_cast<int>(sizeof(memory.raw_taps));
   }
-  // Puts taps that have arrived where the convolution has them, before the block meets.
+  // Puts taps that have arrived where the convolution has them, before the block meets; by so many threads.
+  template <int Threads>
   __device__ static void pack_taps(int thread, Memory& memory) {
-    if (thread < kTaps * kConvolved) {
-      const float* own = memory.raw_taps + thread;  // [row of taps][column, channel]
-      constexpr int kRow = kTaps * kConvolved;
-      memory.taps.columns[thread] = make_uint4(halves(own[0], own[kRow]), halves(own[2 * kRow], own[3 * kRow]),
-                                               halves(own[4 * kRow], own[5 * kRow]), halves(own[6 * kRow], 0.f));
+    constexpr int kRow = kTaps * kConvolved;
+#pragma unroll 1
+    for (int i = thread; i < kRow; i += Threads) {
+      const float* own = memory.raw_taps + i;  // [row of taps][column, channel]
+      memory.taps.columns[i] = make_uint4(halves(own[0], own[kRow]), halves(own[2 * kRow], own[3 * kRow]),
+                                          halves(own[4 * kRow], own[5 * kRow]), halves(own[6 * kRow], 0.f));
     }
   }
 
@@ -132,11 +133,11 @@ struct StageExpand {
   // The sums of the rows of W, by the last warpgroup.
   __device__ static void add_up_weights(const uint4* weights, int thread, Memory& memory) {
     const Operand ones = operand_of_vectors(memory.ones, 8);
-    const Product own(thread);
+    const Product own(thread % kWarpgroup);
 #pragma unroll 1
     for (int i = 0; i < Product::kColumns / Product::kTile; ++i) {
       float sums[4] = {};
-      Product::multiply(weights, i, sums, [&](int) { return ones; });
+      Product::template multiply<false>(weights, i, sums, [&](int) { return ones; });
       if (thread % 4 == 0) {
         float* totals = memory.weight_totals + i * Product::kTile + own.column();
         totals[0] = sums[0];
@@ -145,10 +146,12 @@ struct StageExpand {
     }
   }
 
-  // h and squares, into the mail. a: v as [vector][pixel]. weights_are_read(): called when they have been.
-  template <class Wait, class Read>
-  __device__ void run(const ConvNextStage& p, int block, int thread, Memory& memory, Sums& sums, __half* a,
-                      const uint4* weights, Wait&& wait_for_weights, Read&& weights_are_read) const {
+  // h and squares, into the mail. a: v as [vector][pixel]. while_multiplying(), weights_are_read(): called then, and
+  // when they have been.
+  template <class While, class Wait, class Read>
+  __device__ void run(const ConvNextStage& p, int block, int thread, Memory& memory, Staged& staged, __half* a,
+                      const uint4* weights, While&& while_multiplying, Wait&& wait_for_weights,
+                      Read&& weights_are_read) const {
     memory.pixel_sums[thread] = receive_v(p, block, thread, a);
     publish_to_copies();  // and to the tensor cores
     __syncthreads();
@@ -156,26 +159,51 @@ struct StageExpand {
     if (product.multiplies()) {
       wait_for_weights();
       const Operand vectors = operand_of_vectors(a, kPixels);
-      Product::multiply(weights, product.tile(), product.sums,
-                        [&](int i) { return vectors.at(i * (Product::kStep / 8) * kPixels); });
+      Product::template multiply<false>(weights, product.tile(), product.sums,
+                                        [&](int i) { return vectors.at(i * (Product::kStep / 8) * kPixels); });
+      if constexpr (kParts > 1) {
+#pragma unroll
+        for (int row = 0; row < PatchH; ++row) {
+          const float* sums = product.sums + 4 * row;
+          staged[row][thread] = make_float4(sums[0], sums[1], sums[2], sums[3]);
+        }
+      }
     }
+    while_multiplying();
     if (const int pixel = kThreads - 1 - thread; pixel < kPixels) {
       memory.norms[pixel] = norm_of(memory.pixel_sums, pixel, p.channels);
     }
-    auto* staged = reinterpret_cast<float*>(sums.staged);
-    product.stage(staged);
+    const int of = thread % Product::kMultiplying, part = thread / Product::kMultiplying;
+    const Columns columns(memory, of);
     __syncthreads();
     weights_are_read();
-    __half* h = p.mail.at<__half>(block, p.mail.h) + int64_t{image} * p.height * p.width * p.wide + first_n;
-    float* squares = p.mail.at<float>(block, p.mail.squares) + int64_t{image * p.tiles + tile} * p.wide + first_n;
-    finish<Product>(
-        p.wide - first_n, staged, memory.norms, memory.targets, memory.weight_totals, memory.bias, thread, sums.squares,
-        [](float v) { return polynomial_gelu(v); },
-        [&](int target, int column, uint2 values) { store_words(h + int64_t{target} * p.wide + column, values); },
-        [&](int column, float4 values) { store_words(squares + column, words_of(values)); });
+    if constexpr (kParts > 1) {
+      float sums[4 * kRows];
+#pragma unroll
+      for (int row = 0; row < kRows; ++row) {
+        *reinterpret_cast<float4*>(sums + 4 * row) = staged[part * kRows + row][of];
+      }
+      finish(p, block, of, part, sums, columns, memory);
+    } else if (product.multiplies()) {
+      finish(p, block, of, 0, product.sums, columns, memory);
+    }
   }
 
  private:
+  // The two outputs whose sums a thread of the product has.
+  struct Columns {
+    int first;  // the other is 8 further
+    float biases[2], totals[2];
+
+    __device__ Columns(const Memory& memory, int of) : first(of / 32 * 16 + of % 32 / 4) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        biases[i] = memory.bias[first + 8 * i];
+        totals[i] = memory.weight_totals[first + 8 * i];
+      }
+    }
+  };
+
   // halo[row][column][channel]: x of the tile and of 3 pixels around it, zeros outside the image. A thread has a vector
   // of one column, in every kAtOnce-th row.
   __device__ void load_halo(const ConvNextStage& p, int block, int pass, int thread, __half* halo) const {
@@ -237,6 +265,76 @@ struct StageExpand {
       }
     }
     return sum;
+  }
+
+  // Norm, bias and GELU of the sums that thread `of` of the product has, for two pixels of each of the part's rows of
+  // the patch: squares, and h by strips, zeros outside the image.
+  __device__ void finish(const ConvNextStage& p, int block, int of, int part, const float* sums, const Columns& own,
+                         Memory& memory) const {
+    const int pair = of % 4, first_row = part * kRows;
+    const int rows = p.height - top - first_row;    // that exist, from the part's first on
+    const int columns = p.width - left - 2 * pair;  // from the first of the two pixels on
+    const uint32_t existing = columns > 1 ? ~0u : columns > 0 ? 0xffffu : 0u;
+    uint32_t h[2][kRows];
+    float squares[2] = {};
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      const float4 norms = reinterpret_cast<const float4*>(memory.norms)[(first_row + row) * kPatchW / 2 + pair];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const auto value = [&](float sum, float mean, float scale) {
+          return polynomial_gelu(fmaf(fmaf(-mean, own.totals[i], sum), scale, own.biases[i]));
+        };
+        const float first = value(sums[4 * row + 2 * i], norms.x, norms.y);
+        const float second = value(sums[4 * row + 2 * i + 1], norms.z, norms.w);
+        if (row < rows && columns > 0) {
+          squares[i] = fmaf(first, first, squares[i]);
+        }
+        if (row < rows && columns > 1) {
+          squares[i] = fmaf(second, second, squares[i]);
+        }
+        h[i][row] = halves(first, second) & existing;
+      }
+    }
+    const float2 total = make_float2(sum_of_lanes<4>(squares[0]), sum_of_lanes<4>(squares[1]));
+    const int column = own.first + 8 * pair;  // of the first two lanes
+    if constexpr (kParts > 1) {
+      if (pair < 2) {
+        memory.squares[part][column] = pair == 0 ? total.x : total.y;
+      }
+      __syncthreads();
+      if (const int thread = part * Product::kMultiplying + of; thread < Product::kColumns) {
+        float sum = memory.squares[0][thread];
+#pragma unroll
+        for (int i = 1; i < kParts; ++i) {
+          sum += memory.squares[i][thread];
+        }
+        store_squares(p, block, thread, sum);
+      }
+    } else if (pair < 2) {
+      store_squares(p, block, column, pair == 0 ? total.x : total.y);
+    }
+    const int n = first_n + own.first, strips_w = p.expand_tiles_w.value;
+    const int strip = image * p.strips + (top + first_row) * strips_w + left / kPatchW;
+    const int64_t row_of_strips = int64_t{strips_w} * p.wide * kPatchW;
+    __half* to = p.mail.at<__half>(block, p.mail.h) + (int64_t{strip} * p.wide + n) * kPatchW + 2 * pair;
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (row < rows && n + 8 * i < p.wide) {
+          store_words(to + 8 * i * kPatchW, h[i][row]);
+        }
+      }
+      to += row_of_strips;
+    }
+  }
+
+  __device__ void store_squares(const ConvNextStage& p, int block, int column, float sum) const {
+    float* to = p.mail.at<float>(block, p.mail.squares) + int64_t{image * p.tiles + tile} * p.wide + first_n;
+    if (first_n + column < p.wide) {
+      store_words(to + column, __float_as_uint(sum));
+    }
   }
 
   // Mean and one over deviation of a pixel, from all parts.

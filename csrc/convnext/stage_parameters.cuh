@@ -15,6 +15,7 @@ struct ConvNextStage {
   __half* y;
   int blocks, batch, height, width, channels, wide;
   int tiles = 0;   // of an image, of the first half
+  int strips = 0;  // of an image: eight pixels of a row next to each other, zeros beyond its end
   int splits = 0;  // of the second half's K: a power of two, the cluster
   int expand_blocks = 0, project_blocks = 0;
   int vectors_of_block = 0;  // of eight channels, of a tile, that a thread block convolves
@@ -26,23 +27,30 @@ struct ConvNextStage {
   Mail mail{};
 };
 
-// Of a block's threads: the first convolve, the last do meanwhile what does not wait for x, and ask for weights.
+// Of a block's threads: the first convolve, the last do meanwhile what does not wait for x. The first of each of their
+// warps asks for a part of the weights, one for all else, and tells the grid what is absent: each request holds up a
+// warp for 100 clocks.
 constexpr int kConvolving = kThreads - kWarpgroup;
-constexpr int kAskingThread = kConvolving;
+constexpr int kTellingThread = kConvolving + 32;
+__device__ inline bool asks(int thread) {
+  return thread >= kConvolving && thread % 32 == 0;
+}
 constexpr int kFloat = sizeof(float);
 
-// A thread block's weights of one half: one thread asks for those of a block of the network, any wait for them.
+// A thread block's weights of one half: those that ask do so for a block of the network, any wait for them.
 template <class Product>
 struct BoxedWeights {
   const BoxMap& map;
   uint4* shared;
   uint64_t* arrival;
 
-  // `more`: bytes that are to arrive with them.
-  __device__ void ask(int block, int first_n, int first_k, int more = 0) const {
-    expect_bytes(arrival, Product::kWeightBytes + more);
+  // `more`: bytes that the first of them has asked for, to arrive with the weights.
+  __device__ void ask(int block, int first_n, int first_k, int thread, int more = 0) const {
+    if (thread == kConvolving) {
+      expect_bytes(arrival, Product::kWeightBytes + more);
+    }
 #pragma unroll 1
-    for (int i = 0; i < Product::kBoxes; ++i) {
+    for (int i = (thread - kConvolving) / 32; i < Product::kBoxes; i += kWarpgroup / 32) {
       load_box(shared + i * (Product::kBoxBytes / 16), map, first_k + i * kBoxDepth, first_n, block, arrival);
     }
   }

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "convnext/stage_parameters.cuh"
 
@@ -26,7 +27,7 @@ __device__ inline float4 roots(float4 v) {
 // The norms of some columns, of all images, that a thread block adds up and puts into the mail, by a warp each: first
 // by those that neither load h nor ask for weights.
 __device__ inline void add_up_squares(const ConvNextStage& p, int block, int thread) {
-  constexpr int kFirstWarp = kAskingThread / 32 + 1;
+  constexpr int kFirstWarp = kTellingThread / 32 + 1;
   const int lane = thread % 32, first = block_index() * p.quads_of_block;
   const int count = min(p.quads_of_image.value * p.batch - first, p.quads_of_block);
 #pragma unroll 1
@@ -53,31 +54,35 @@ __device__ inline void add_up_squares(const ConvNextStage& p, int block, int thr
 }
 
 // FewTiles: whether tiles may be so few that every block adds up all of their squares itself, one way through the L2
-// instead of two.
-template <class P, bool FewTiles>
+// instead of two. MostSplits: of K, at least two if not one; what they send each other is in half precision.
+template <class P, bool FewTiles, int MostSplits>
 struct StageProject {
   using Product = P;
-  static constexpr int kMostWide = 8 * Product::kDepth;                              // of N
-  static constexpr int kQuadsOfThread = ceil_div(kMostWide / 4, kThreads);           // whose norms a thread receives
-  static constexpr int kVectors = Product::kDepth / 8, kLoading = kThreads * 3 / 4;  // of h
-  static constexpr int kAtOnce = kLoading / kVectors, kOwn = Product::kRows / kAtOnce;
-  static_assert(kQuadsOfThread == 2 && kLoading % kVectors == 0 && Product::kRows % kAtOnce == 0);
+  static constexpr int kMostSplits = MostSplits, kLeastSplits = MostSplits > 1 ? 2 : 1;
+  static constexpr int kMostWide = MostSplits * Product::kDepth;            // of N
+  static constexpr int kQuadsOfThread = ceil_div(kMostWide / 4, kThreads);  // whose norms a thread receives
+  static constexpr int kGroups = Product::kGroups, kColumns = Product::kColumns;
+  static constexpr int kSumming = Product::kSumming;
+  // Of y: a thread has two pixels of two columns of so many strips, for all sums that its block adds up.
+  static constexpr int kOwn = ceil_div(kGroups / kLeastSplits * kSumming, kThreads);
+  static_assert(kQuadsOfThread <= 2 && Product::kDepth < kThreads && kGroups % MostSplits == 0);
+  using Sum = std::conditional_t<MostSplits == 1, float4, uint2>;  // of two columns by two pixels
 
   struct Memory {
     alignas(16) float gains[Product::kDepth];  // gamma, then gamma |h|, of the piece's columns
     alignas(16) float sums[kWarps];            // of |h|
-    alignas(16) float bias[Product::kColumns];
+    alignas(16) float bias[kColumns];
+    alignas(16) Sum parts[kGroups][kSumming];  // of this block's strips: [piece of K, strip][thread of the product]
   };
-  static constexpr size_t kABytes = std::max(sizeof(__half) * Product::kRows * Product::kDepth, Product::kStagedBytes);
-  // What blocks send each other, with two splits or more.
-  static constexpr size_t kReceivedBytes = sizeof(float) * Product::kRows * Product::kPitch;
+  using Sent = Sum[kGroups][kSumming];  // to whom it concerns: [part, strip][thread]
+  static constexpr size_t kABytes = sizeof(__half) * Product::kRows * Product::kDepth;
 
-  int image, first_pixel, first_n, part;  // part: its rank in the cluster
+  int image, first_strip, first_n, part;  // part: its rank in the cluster
 
   __device__ StageProject(const ConvNextStage& p, int block) {
     const int place = p.project_splits.quotient(block), row = p.project_tiles.quotient(place);
     part = block - place * p.splits;
-    first_pixel = (place - row * p.project_tiles.value) * Product::kRows;
+    first_strip = (place - row * p.project_tiles.value) * kGroups;
     image = p.project_columns.quotient(row);
     first_n = (row - image * p.project_columns.value) * Product::kColumns;
   }
@@ -90,26 +95,32 @@ struct StageProject {
 
   __device__ int first_k() const { return part * Product::kDepth; }
 
-  static constexpr int kOwnRows = Product::kRows / Product::kSlices;  // of y, of a thread, at most
-  static_assert(Product::kRows % Product::kSlices == 0);
-
-  // Where a thread's numbers are, the same in every block of the network: a vector of h in every kAtOnce-th row, four
-  // columns of y in every kSlices-th of the rows whose sums its block adds up.
+  // Where a thread's numbers are, the same in every block of the network: a column of h, and of the strips whose sums
+  // its block adds up two columns of a pixel in x and y and those 8 further, the transpose of what it has in the sums.
   struct Own {
-    int h, h_rows, y, y_rows;  // from the first number of all images; of the rows from the first on, none if negative
+    int h, strips;    // the column in the first strip; how many strips there are, none if negative
+    int place[kOwn];  // the first of the two columns, negative where there is none
+    bool both[kOwn];  // whether those 8 further exist
 
     __device__ Own(const ConvNextStage& p, const StageProject& work, int thread) {
-      const int pixels = p.height * p.width, first = work.image * pixels + work.first_pixel;
-      const int h_row = thread / kVectors, k = thread % kVectors * 8;
-      const bool loads = thread < kLoading && work.first_k() + k < p.wide;
-      h = (first + h_row) * p.wide + work.first_k() + k;
-      h_rows = loads ? pixels - work.first_pixel - h_row : 0;
-      const int rows = share_of(Product::kRows, p.splits), y_first = work.part * rows;
-      const int slice = thread / Product::kQuads, n = work.first_n + thread % Product::kQuads * 4;
-      y = (first + y_first + slice) * p.channels + n;
-      y_rows = slice < Product::kSlices && n < p.channels ? min(rows, pixels - work.first_pixel - y_first) - slice : 0;
+      const int k = work.first_k() + thread;
+      h = ((work.image * p.strips + work.first_strip) * p.wide + k) * kPatchW;
+      strips = thread < Product::kDepth && k < p.wide ? p.strips - work.first_strip : 0;
+      const int count = own_strips(p), strips_w = p.expand_tiles_w.value;
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) {
+        const int strip = work.first_strip + work.part * count + strip_of(thread, i), of = of_product(thread, i);
+        const int row = p.expand_tiles_w.quotient(strip), column = (strip - row * strips_w) * kPatchW + of % 32 / 4;
+        const int n = work.first_n + of / 32 * 16 + of % 4 * 2;
+        const bool exists = strip_of(thread, i) < count && strip < p.strips && column < p.width && n < p.channels;
+        place[i] = exists ? ((work.image * p.height + row) * p.width + column) * p.channels + n : -1;
+        both[i] = n + 8 < p.channels;
+      }
     }
   };
+  // Which of the block's strips, and which thread's of the product.
+  __device__ static int strip_of(int thread, int i) { return (thread + i * kThreads) / kSumming; }
+  __device__ static int of_product(int thread, int i) { return (thread + i * kThreads) % kSumming; }
 
   // Asks for gamma of its piece of N, which arrives with the weights; bytes of it. One thread does.
   __device__ int ask_for_gamma(const ConvNextStage& p, int block, Memory& memory, uint64_t* arrival) const {
@@ -126,142 +137,193 @@ struct StageProject {
     return bytes;
   }
 
-  // y, into the mail or, of the last block of the network, the answer. before_h(), before_product(),
-  // weights_are_read(): called when what waits for nobody has been worked out, before the block meets for the product,
-  // and behind it.
-  template <class Wait, class BeforeH, class BeforeProduct, class Read>
-  __device__ void run(const ConvNextStage& p, int block, int thread, const Own& own, Memory& memory, unsigned char* a,
-                      float* received, const uint4* weights, uint64_t* arrivals, BeforeH&& before_h,
-                      Wait&& wait_for_weights, BeforeProduct&& before_product, Read&& weights_are_read) const {
-    uint2 residual[kOwnRows];
-    load_residual(p, block, own, residual);
+  // y, into the mail or, of the last block of the network, the answer. before_h(), weights_are_read(): called when what
+  // waits for nobody has been worked out, and behind the product.
+  template <class Wait, class BeforeH, class Read>
+  __device__ void run(const ConvNextStage& p, int block, int thread, const Own& own, Memory& memory, Sent& sent,
+                      __half* a, const uint4* weights, uint64_t* arrivals, BeforeH&& before_h, Wait&& wait_for_weights,
+                      Read&& weights_are_read) const {
     const __half* from = p.mail.at<const __half>(block, p.mail.h) + own.h;
-    const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(from + i * kAtOnce * p.wide); };
+    const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(from + i * kPatchW * p.wide); };
+    if (MostSplits > 1 && thread == kTellingThread) {
+      expect_bytes(arrivals, (p.splits - 1) * sent_bytes(p));
+    }
     before_h();
-    uint4 first[1] = {absent_if(own.h_rows > 0)}, h[kOwn];
-    receive(first, place_of);  // not all at once while nothing is there
+    uint4 first[1] = {absent_if(own.strips > 0)}, h[kGroups];
+    receive(first, place_of);              // not all at once while nothing is there
+    Norms norms(p, block, *this, thread);  // before the rest of h, for more is to be done behind them
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      h[i] = i == 0 ? first[0] : absent_if(own.h_rows > i * kAtOnce);
+    for (int i = 0; i < kGroups; ++i) {
+      h[i] = i == 0 ? first[0] : absent_if(own.strips > i);
     }
     load_absent(h, place_of);
     wait_for_weights();
-    const float inverse = receive_norms(p, block, thread, memory);
+    const float inverse = finish_norms(p, norms, thread, memory);
     receive(h, place_of);
-    if (thread < kLoading) {
-      scale(memory, h, thread / kVectors, thread % kVectors * 8, inverse, reinterpret_cast<uint4*>(a));
+    if (thread < Product::kDepth) {
+      scale(memory.gains[thread] * inverse, h, reinterpret_cast<uint4*>(a) + thread);
     }
-    before_product();
     publish_to_copies();  // and to the tensor cores
     __syncthreads();
+    uint32_t residual[kOwn][2];
+    load_residual(p, block, own, residual);
     Product product(thread);
     if (product.multiplies()) {
-      const Operand boxes = operand_in_box(a);
-      Product::multiply(weights, product.tile(), product.sums,
-                        [&](int i) { return boxes.at(Product::step_in_boxes(i, Product::kRows)); });
-    }
-    __syncthreads();  // a has been read: the sums take its place
-    weights_are_read();
-    auto* staged = reinterpret_cast<float*>(a);
-    product.stage(staged);
-    if (p.splits > 1 && product.multiplies()) {
-      publish_to_copies();
-    }
-    __syncthreads();
-    if (p.splits > 1) {
-      exchange(p, thread, staged, received, arrivals, block);
-    }
-    __half* y = (block + 1 == p.blocks ? p.y : p.mail.at<__half>(block + 1, p.mail.x)) + own.y;
-    const int slice = thread / Product::kQuads, column = thread % Product::kQuads * 4;
-#pragma unroll
-    for (int i = 0; i < kOwnRows; ++i) {
-      if (i * Product::kSlices < own.y_rows) {
-        const float4 sum = add_up(p, slice + i * Product::kSlices, column, staged, received) +
-                           *reinterpret_cast<const float4*>(memory.bias + column);
-        const float2 first = floats(residual[i].x), second = floats(residual[i].y);
-        store_words(y + i * Product::kSlices * p.channels,
-                    make_uint2(halves(sum.x + first.x, sum.y + first.y), halves(sum.z + second.x, sum.w + second.y)));
+      const Operand columns = operand_of_columns(a, Product::kDepth);
+      Product::template multiply<true>(weights, product.tile(), product.sums,
+                                       [&](int i) { return columns.at(i * Product::kStep); });
+      if (product.sums_exist()) {
+        stage(p, product, memory, sent);
       }
     }
+    __syncthreads();
+    if (MostSplits > 1) {
+      exchange(p, thread, memory, sent, arrivals);
+    }
+    weights_are_read();
+    if (MostSplits > 1) {
+      wait_for_bytes(arrivals, block);
+    }
+    finish(p, block, thread, own, residual, memory);
   }
 
  private:
-  // Gives the others of the cluster their rows of this block's sums, and waits for its own of theirs.
-  __device__ void exchange(const ConvNextStage& p, int thread, const float* staged, float* received, uint64_t* arrivals,
-                           int turn) const {
-    const int size = share_of(Product::kRows, p.splits) * Product::kPitch, bytes = kFloat * size;
-    if (thread == kAskingThread) {
-      expect_bytes(arrivals, (p.splits - 1) * bytes);
+  // Strips whose sums this block adds up: of all as many as it has of the pieces of K.
+  __device__ static int own_strips(const ConvNextStage& p) { return share_of(kGroups, p.splits); }
+
+  __device__ static void load_residual(const ConvNextStage& p, int block, const Own& own,
+                                       uint32_t (&residual)[kOwn][2]) {
+    const __half* x = block == 0 ? p.x : p.mail.at<const __half>(block, p.mail.x);
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      residual[i][0] = residual[i][1] = 0;
+      if (const auto* from = reinterpret_cast<const uint32_t*>(x + own.place[i]); own.place[i] >= 0) {
+        residual[i][0] = load_words(from);
+        residual[i][1] = own.both[i] ? load_words(from + 4) : 0;
+      }
     }
+  }
+
+  // y: the sums of all pieces of K in order, bias and residual.
+  __device__ static void finish(const ConvNextStage& p, int block, int thread, const Own& own,
+                                const uint32_t (&residual)[kOwn][2], const Memory& memory) {
+    __half* y = block + 1 == p.blocks ? p.y : p.mail.at<__half>(block + 1, p.mail.x);
+    const int strips = own_strips(p);
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const int strip = strip_of(thread, i), of = of_product(thread, i);
+      if (strip >= strips) {
+        return;
+      }
+      const float* bias = memory.bias + of / 32 * 16 + of % 32 / 4;
+      float4 sum = make_float4(bias[0], bias[0], bias[8], bias[8]);
+      if constexpr (MostSplits == 1) {
+        sum = sum + memory.parts[strip][of];
+      } else {
+#pragma unroll 2
+        for (int part = 0; part < p.splits; ++part) {
+          const uint2 theirs = memory.parts[part * strips + strip][of];
+          const float2 first = floats(theirs.x), second = floats(theirs.y);
+          sum.x = fmaf(first.x, 1 / kSentScale, sum.x);
+          sum.y = fmaf(first.y, 1 / kSentScale, sum.y);
+          sum.z = fmaf(second.x, 1 / kSentScale, sum.z);
+          sum.w = fmaf(second.y, 1 / kSentScale, sum.w);
+        }
+      }
+      const float2 first = floats(transposed(residual[i][0])), second = floats(transposed(residual[i][1]));
+      const uint32_t words[2] = {transposed(halves(sum.x + first.x, sum.y + first.y)),
+                                 transposed(halves(sum.z + second.x, sum.w + second.y))};
+      if (own.place[i] >= 0) {
+        store_words(y + own.place[i], words[0]);
+        if (own.both[i]) {
+          store_words(y + own.place[i] + 8, words[1]);
+        }
+      }
+    }
+  }
+
+  // In half precision: where y is finite, parts of it may be larger.
+  static constexpr float kSentScale = 1.f / 16;
+
+  // A thread's sums to where they are added up, or are sent from.
+  __device__ void stage(const ConvNextStage& p, const Product& product, Memory& memory, Sent& sent) const {
+    const int strips = own_strips(p), first = part * strips;
+#pragma unroll
+    for (int i = 0; i < kGroups; ++i) {
+      const float* sums = product.sums + 4 * i;
+      if constexpr (MostSplits == 1) {
+        memory.parts[i][product.thread] = make_float4(sums[0], sums[1], sums[2], sums[3]);
+      } else {
+        const bool own = static_cast<unsigned>(i - first) < static_cast<unsigned>(strips);
+        Sent& to = own ? memory.parts : sent;
+        to[i][product.thread] = make_uint2(halves(sums[0] * kSentScale, sums[1] * kSentScale),
+                                           halves(sums[2] * kSentScale, sums[3] * kSentScale));
+      }
+    }
+    if (MostSplits > 1) {
+      publish_to_copies();
+    }
+  }
+
+  // Gives the others of the cluster this block's sums of their strips.
+  __device__ void exchange(const ConvNextStage& p, int thread, Memory& memory, Sent& sent, uint64_t* arrivals) const {
+    const int strips = own_strips(p);
     if (const int other = thread / 32; thread % 32 == 0 && other < p.splits && other != part) {
-      send_bytes(received + part * size, staged + other * size, bytes, other, arrivals);
+      send_bytes(memory.parts[part * strips], sent[other * strips], sent_bytes(p), other, arrivals);
     }
-    wait_for_bytes(arrivals, turn);
+  }
+  __device__ static int sent_bytes(const ConvNextStage& p) {
+    return own_strips(p) * static_cast<int>(sizeof(Sent) / kGroups);
   }
 
-  // The sums of all parts, in order, of four columns of one of the block's rows.
-  __device__ float4 add_up(const ConvNextStage& p, int row, int column, const float* staged,
-                           const float* received) const {
-    const int size = share_of(Product::kRows, p.splits) * Product::kPitch;
-    const auto sum_of = [&](int of) {
-      return Product::staged_sum((of == part ? staged : received) + of * size, row, column);
-    };
-    float4 sum = sum_of(0);
-#pragma unroll 1
-    for (int i = 1; i < p.splits; ++i) {
-      sum = sum + sum_of(i);
-    }
-    return sum;
-  }
+  // |h| of a thread's columns on its way here: the norms of some groups of four columns, or the squares of
+  // p.few_tiles tiles, two of two groups or four of one.
+  struct Norms {
+    static constexpr int kWords = FewTiles ? 4 : kQuadsOfThread;
+    const uint4* from;
+    int few_tiles, quads;
+    uint4 values[kWords];
 
-  __device__ static void load_residual(const ConvNextStage& p, int block, const Own& own, uint2 (&residual)[kOwnRows]) {
-    const __half* x = (block == 0 ? p.x : p.mail.at<const __half>(block, p.mail.x)) + own.y;
+    __device__ Norms(const ConvNextStage& p, int block, const StageProject& work, int thread)
+        : few_tiles(FewTiles ? p.few_tiles : 0), quads(p.quads_of_image.value) {
+      const int rows = few_tiles > 0 ? p.tiles : 1;
+      from = p.mail.at<const uint4>(block, few_tiles > 0 ? p.mail.squares : p.mail.norms) +
+             int64_t{work.image} * rows * quads + thread;
 #pragma unroll
-    for (int i = 0; i < kOwnRows; ++i) {
-      residual[i] = make_uint2(0, 0);
-      if (i * Product::kSlices < own.y_rows) {
-        residual[i] = load_words(reinterpret_cast<const uint2*>(x + i * Product::kSlices * p.channels));
+      for (int i = 0; i < kWords; ++i) {
+        values[i] = absent_if(row_of(i) < rows && thread + group_of(i) * kThreads < quads);
       }
+      load_absent(values, *this);
     }
-  }
 
-  // |h| of a thread's columns from the squares of p.few_tiles tiles, two of two groups of columns or four of one.
-  __device__ void add_up_few_tiles(const ConvNextStage& p, int block, int thread,
-                                   float4 (&norms)[kQuadsOfThread]) const {
-    const int quads = p.quads_of_image.value;
-    const auto* from = p.mail.at<const uint4>(block, p.mail.squares) + image * p.tiles * quads + thread;
-    const auto tile_of = [&](int i) { return i & (p.few_tiles - 1); };
-    const auto quad_of = [&](int i) { return i >= p.few_tiles ? kThreads : 0; };
-    uint4 values[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      values[i] = absent_if(tile_of(i) < p.tiles && thread + quad_of(i) < quads);
-    }
-    receive(values, [&](int i) { return from + tile_of(i) * quads + quad_of(i); });
-    const float4 first = floats_of(values[0]) + floats_of(values[1]);
-    const float4 second = floats_of(values[2]) + floats_of(values[3]);
-    norms[0] = roots(p.few_tiles == 4 ? first + second : first);
-    norms[1] = p.few_tiles == 4 ? make_float4(0.f, 0.f, 0.f, 0.f) : roots(second);
-  }
+    __device__ int row_of(int i) const { return few_tiles > 0 ? i & (few_tiles - 1) : 0; }
+    __device__ int group_of(int i) const { return few_tiles > 0 ? i >> (few_tiles / 2) : i; }
+    __device__ const uint4* operator()(int i) const { return from + row_of(i) * quads + group_of(i) * kThreads; }
 
-  // 1 / (mean_N |h| + eps) of the image, and gamma |h| of the piece's columns into `memory`; the block meets.
-  __device__ float receive_norms(const ConvNextStage& p, int block, int thread, Memory& memory) const {
-    float4 norms[kQuadsOfThread];
-    if (FewTiles && p.few_tiles > 0) {
-      add_up_few_tiles(p, block, thread, norms);
-    } else {
-      const auto* from = p.mail.at<const uint4>(block, p.mail.norms) + image * p.wide / 4 + thread;
-      uint4 values[kQuadsOfThread];
-#pragma unroll
-      for (int i = 0; i < kQuadsOfThread; ++i) {
-        values[i] = absent_if(4 * (thread + i * kThreads) < p.wide);
-      }
-      receive(values, [&](int i) { return from + i * kThreads; });
+    __device__ void receive(float4 (&norms)[kQuadsOfThread]) {
+      convnext::receive(values, *this);
 #pragma unroll
       for (int i = 0; i < kQuadsOfThread; ++i) {
         norms[i] = floats_of(values[i]);
       }
+      if constexpr (FewTiles) {
+        const float4 first = floats_of(values[0]) + floats_of(values[1]);
+        const float4 second = floats_of(values[2]) + floats_of(values[3]);
+        if (few_tiles == 4) {
+          norms[0] = roots(first + second);
+          norms[1] = make_float4(0.f, 0.f, 0.f, 0.f);
+        } else if (few_tiles == 2) {
+          norms[0] = roots(first);
+          norms[1] = roots(second);
+        }
+      }
     }
+  };
+
+  // 1 / (mean_N |h| + eps) of the image, and gamma |h| of the piece's columns into `memory`; the block meets.
+  __device__ float finish_norms(const ConvNextStage& p, Norms& received, int thread, Memory& memory) const {
+    float4 norms[kQuadsOfThread];
+    received.receive(norms);
     float sum = 0.f;
 #pragma unroll
     for (int i = 0; i < kQuadsOfThread; ++i) {
@@ -294,17 +356,13 @@ struct StageProject {
     return *reinterpret_cast<const uint32_t*>(&result);
   }
 
-  // a = h * (1 + gain * inverse), what is in brackets behind the one rounded too; in boxes.
-  __device__ static void scale(const Memory& memory, const uint4 (&h)[kOwn], int row, int column, float inverse,
-                               uint4* a) {
-    const float4 low = *reinterpret_cast<const float4*>(memory.gains + column);
-    const float4 high = *reinterpret_cast<const float4*>(memory.gains + column + 4);
-    const uint32_t gains[4] = {halves(low.x * inverse, low.y * inverse), halves(low.z * inverse, low.w * inverse),
-                               halves(high.x * inverse, high.y * inverse), halves(high.z * inverse, high.w * inverse)};
+  // a = h * (1 + gain) of a column's pixels, what is in brackets behind the one rounded too.
+  __device__ static void scale(float gain, const uint4 (&h)[kGroups], uint4* a) {
+    const uint32_t gains = halves(gain, gain);
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      a[Product::place_in_boxes(row + i * kAtOnce, column, Product::kRows)] = make_uint4(
-          grown(h[i].x, gains[0]), grown(h[i].y, gains[1]), grown(h[i].z, gains[2]), grown(h[i].w, gains[3]));
+    for (int i = 0; i < kGroups; ++i) {
+      a[i * Product::kDepth] =
+          make_uint4(grown(h[i].x, gains), grown(h[i].y, gains), grown(h[i].z, gains), grown(h[i].w, gains));
     }
   }
 };

@@ -45,19 +45,24 @@ __device__ inline Operand operand_of_vectors(const void* first, int rows) {
   return {first, 16 * rows, 128, cute::GMMA::LayoutType::INTERLEAVE};
 }
 
+// Of vectors[row / 8][k], 8 rows each, of so many k.
+__device__ inline Operand operand_of_columns(const void* first, int depth) {
+  return {first, 128, 16 * depth, cute::GMMA::LayoutType::INTERLEAVE};
+}
+
 // Before the first product: registers are as the threads have left them.
 __device__ inline void begin_products() {
   cute::warpgroup_arrive();
 }
 
-// sums (+)= a b^T, 64 rows of a by N of b, by a whole warpgroup. Lane 4 g + t of warp w gets the rows 16 w + g and 8
-// further, of every eight columns 2t and 2t + 1: [columns / 8][row][column].
-template <int N>
+// sums (+)= a b^T, 64 rows of a by N of b, by a whole warpgroup; Columns: b is operand_of_columns. Lane 4 g + t of warp
+// w gets the rows 16 w + g and 8 further, of every eight columns 2t and 2t + 1: [columns / 8][row][column].
+template <int N, bool Columns>
 __device__ inline void add_product(float (&sums)[N / 2], Operand a, Operand b, bool first) {
   using Half = cute::half_t;
   using Shape = cute::Shape<cute::_64, cute::Int<N>, cute::_16>;
-  using Mma =
-      decltype(cute::GMMA::ss_op_selector<Half, Half, float, Shape, cute::GMMA::Major::K, cute::GMMA::Major::K>());
+  constexpr auto kOrder = Columns ? cute::GMMA::Major::MN : cute::GMMA::Major::K;
+  using Mma = decltype(cute::GMMA::ss_op_selector<Half, Half, float, Shape, cute::GMMA::Major::K, kOrder>());
   [&]<size_t... i>(std::index_sequence<i...>) {
     Mma::fma(a.descriptor(), b.descriptor(), sums[i]...,
              first ? cute::GMMA::ScaleOut::Zero : cute::GMMA::ScaleOut::One);

@@ -86,6 +86,16 @@ inline void load_matrices(uint32_t (&m)[4], const void* row) {
   }
 }
 
+inline uint32_t transposed(uint32_t m) {
+  const auto* lanes = emulated::exchange({m});
+  const int row = threadIdx.x % 32 / 4, pair = threadIdx.x % 4;
+  const auto at = [&](int column) { return emulated::half_of(lanes[4 * column + row / 2][0], row % 2); };
+  const __half2 halves{at(2 * pair), at(2 * pair + 1)};
+  uint32_t result;
+  std::memcpy(&result, &halves, sizeof(result));
+  return result;
+}
+
 inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const auto* lanes = emulated::exchange({a[0], a[1], a[2], a[3], b0, b1});
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;

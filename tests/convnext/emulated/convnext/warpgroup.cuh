@@ -13,26 +13,30 @@ constexpr int kWarpgroup = 128;
 
 struct Operand {
   const char* first;
-  int rows;  // of vectors; 0: in a box
+  int rows, depth;  // rows of vectors of 8 k, or k of vectors of 8 rows, else 0; neither in a box
 
-  Operand at(int vectors) const { return {first + 16 * vectors, rows}; }
+  Operand at(int vectors) const { return {first + 16 * vectors, rows, depth}; }
   std::array<float, 16> row(int row) const {
     const emulated::Block& block = *emulated::current->block;
     auto* memory = reinterpret_cast<char*>(const_cast<uint4*>(block.memory.data()));
     const auto begin = static_cast<size_t>(first - memory);
-    if (rows == 0 && (begin % 1024 % 32 != 0 || begin % 1024 >= 128)) {
+    const bool in_box = rows == 0 && depth == 0;
+    if (in_box && (begin % 1024 % 32 != 0 || begin % 1024 >= 128)) {
       emulated::fail("an operand that is not 16 k of the first of eight rows of a box");
     }
-    std::array<float, 16> values;
-    for (int k = 0; k < 16; k += 8) {
-      size_t place = begin + (rows == 0 ? 128 * row + 2 * k : 16 * (k / 8 * rows + row));
-      if (rows == 0) {
-        place ^= place >> 3 & 0x70;
-      }
-      __half vector[8];
+    const auto half_at = [&](size_t place) {
       const int rank = blockIdx.x % block.cluster->blocks.size();
-      std::memcpy(vector, emulated::place_in(reinterpret_cast<uint4*>(memory + place), rank), sizeof(vector));
-      std::copy_n(vector, 8, values.begin() + k);
+      return static_cast<float>(*emulated::place_in(reinterpret_cast<__half*>(memory + place), rank));
+    };
+    std::array<float, 16> values;
+    for (int k = 0; k < 16; ++k) {
+      if (in_box) {
+        const size_t place = begin + 128 * row + 2 * k;
+        values[k] = half_at(place ^ (place >> 3 & 0x70));
+      } else {
+        values[k] = half_at(begin + (depth > 0 ? 16 * (row / 8 * depth + k) + 2 * (row % 8)
+                                               : 16 * (k / 8 * rows + row) + 2 * (k % 8)));
+      }
     }
     return values;
   }
@@ -43,14 +47,21 @@ inline int uniform(int value) {
 }
 
 inline Operand operand_in_box(const void* first) {
-  return {static_cast<const char*>(first), 0};
+  return {static_cast<const char*>(first), 0, 0};
 }
 
 inline Operand operand_of_vectors(const void* first, int rows) {
   if (reinterpret_cast<uintptr_t>(first) % 16 != 0 || rows % 8 != 0) {
     emulated::fail("operand_of_vectors: not aligned, or not in eights");
   }
-  return {static_cast<const char*>(first), rows};
+  return {static_cast<const char*>(first), rows, 0};
+}
+
+inline Operand operand_of_columns(const void* first, int depth) {
+  if (reinterpret_cast<uintptr_t>(first) % 16 != 0 || depth % 8 != 0) {
+    emulated::fail("operand_of_columns: not aligned, or not in eights");
+  }
+  return {static_cast<const char*>(first), 0, depth};
 }
 
 inline void begin_products() {
@@ -59,8 +70,11 @@ inline void begin_products() {
   }
 }
 
-template <int N>
+template <int N, bool Columns>
 void add_product(float (&sums)[N / 2], Operand a, Operand b, bool first) {
+  if (Columns != (b.depth > 0)) {
+    emulated::fail("an operand in another order");
+  }
   const auto multiply = [&sums, a, b, first] {
     const int warp = threadIdx.x % kWarpgroup / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const std::array<float, 16> a_rows[2] = {a.row(16 * warp + g), a.row(16 * warp + g + 8)};
