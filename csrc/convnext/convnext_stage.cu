@@ -1,6 +1,7 @@
 // convnext_stage on GPUs with clusters of blocks (sm_90, sm_100): on Hopper one kernel for all images, or for one after
 // the other, where the GPU holds all of its blocks at once (convnext_stage.cuh), and many images as three kernels for
-// each block of the network (batched_block.cuh); else its two halves as kernels of their own.
+// each block of the network (batched_block.cuh); else its two halves as kernels of their own. The step before is in the
+// one kernel, or a kernel of its own.
 #include "convnext/convnext_stage.cuh"
 
 #include "common/cuda.h"
@@ -18,12 +19,12 @@ namespace {
 constexpr const char* kOp = "convnext_stage";
 constexpr int kManyImages = 4;  // from here on their products fill the GPU
 
-// Boxes of so many rows of the blocks' weights (blocks, rows, columns).
-CUtensorMap boxes(const Tensor& weight, int rows_of_box) {
-  const auto size = [&](int i) { return static_cast<uint64_t>(weight.size(i)); };
-  const uint64_t matrix = size(1) * size(2), all = size(0) * matrix;
-  return hopper::tensor_map(weight.data_ptr(), {{size(2), size(1), size(0), 1, 1},
-                                                {size(2), matrix, all, all},
+// Boxes of so many rows of matrices that lie one behind the other.
+CUtensorMap boxes(const Tensor& weight, int64_t matrices, int64_t rows, int rows_of_box) {
+  const auto count = static_cast<uint64_t>(matrices), height = static_cast<uint64_t>(rows);
+  const auto all = static_cast<uint64_t>(weight.numel()), matrix = all / count;
+  return hopper::tensor_map(weight.data_ptr(), {{matrix / height, height, count, 1, 1},
+                                                {matrix / height, matrix, all, all},
                                                 {kBoxDepth, static_cast<uint32_t>(rows_of_box), 1, 1, 1}});
 }
 
@@ -41,12 +42,15 @@ CUtensorMap boxes_of_taps(const Tensor& taps, int channels_of_box) {
 // A stage's tensors, checked, and how its block-wise halves take them.
 struct Stage {
   const Tensor &x, &taps, &taps_bias, &wide_weight, &wide_bias, &gamma, &weight, &bias;
-  Sizes in;
+  const Tensor* step_weight;  // of the step before the first block, or null
+  Sizes in;                   // of the first block's x
+  int64_t x_of_image;         // numbers
   int blocks, wide;
   ConvNextStage whole{};  // everything but the mail
 
   Stage(const Tensor& x, const Tensor& taps, const Tensor& taps_bias, const Tensor& wide_weight,
-        const Tensor& wide_bias, const Tensor& gamma, const Tensor& weight, const Tensor& bias)
+        const Tensor& wide_bias, const Tensor& gamma, const Tensor& weight, const Tensor& bias,
+        const Tensor* step_weight = nullptr, const Tensor* step_bias = nullptr)
       : x(x),
         taps(taps),
         taps_bias(taps_bias),
@@ -55,7 +59,22 @@ struct Stage {
         gamma(gamma),
         weight(weight),
         bias(bias),
-        in(kOp, x) {
+        step_weight(step_weight),
+        in(kOp, x),
+        x_of_image(int64_t{in.height} * in.width * in.channels) {
+    if (step_weight != nullptr) {
+      STD_TORCH_CHECK(in.height > 1 && in.width > 1 && in.channels % 8 == 0, kOp,
+                      ": x of a step must be at least 2 pixels high and wide and have channels in multiples of 8; got ",
+                      shape_string(x));
+      const int64_t n = taps.size(3);
+      whole.x = checked<__half>(kOp, "x", x, ScalarType::Half, {in.batch, in.height, in.width, in.channels});
+      checked<__half>(kOp, "step_weight", *step_weight, ScalarType::Half, {n, 2, 2, in.channels});
+      whole.step = {checked<float>(kOp, "step_bias", *step_bias, ScalarType::Float, {n}), in.height, in.width,
+                    in.channels, 0};
+      in.height /= 2;
+      in.width /= 2;
+      in.channels = static_cast<int>(n);
+    }
     constexpr auto kHalf = ScalarType::Half, kFloat = ScalarType::Float;
     const int64_t channels = in.channels, count = taps.size(0), n = wide_weight.size(1);
     STD_TORCH_CHECK(count > 0 && count < (1 << 15), kOp, ": needs the weights of at least one block; got ", count);
@@ -64,7 +83,9 @@ struct Stage {
                     kMostDepth, " between the halves; got ", channels, " and ", n);
     blocks = whole.blocks = static_cast<int>(count);
     wide = whole.wide = static_cast<int>(n);
-    whole.x = checked<__half>(kOp, "x", x, kHalf, {in.batch, in.height, in.width, channels});
+    if (step_weight == nullptr) {
+      whole.x = checked<__half>(kOp, "x", x, kHalf, {in.batch, in.height, in.width, channels});
+    }
     whole.taps = checked<float>(kOp, "taps", taps, kFloat, {count, kTaps, kTaps, channels});
     whole.taps_bias = checked<float>(kOp, "taps_bias", taps_bias, kFloat, {count, channels});
     checked<__half>(kOp, "wide_weight", wide_weight, kHalf, {count, n, channels});
@@ -117,20 +138,26 @@ bool run_as_one(const Stage& stage, int images, __half* y, cudaStream_t stream) 
   bool held = false;
   with_stage(p, [&](auto variant, int64_t grid) {
     using V = decltype(variant);
-    held = holds_all(V::kKernel, kThreads, sizeof(typename V::Memory), p.splits, grid);
+    held = holds_all(V::kKernel, kThreads, sizeof(typename V::Memory), p.splits, grid) &&
+           (stage.step_weight == nullptr || V::Step::takes(p.step.channels, p.splits));
     if (!held) {
       return;
     }
     const Tensor mail = torch::stable::new_empty(stage.bias, {mail_bytes(p) / static_cast<int64_t>(sizeof(float))});
     p.mail.first = static_cast<unsigned char*>(mail.data_ptr());
-    p.expand_weights = boxes(stage.wide_weight, V::Expand::Product::kColumns);
-    p.project_weights = boxes(stage.weight, V::Project::Product::kColumns);
+    constexpr int kColumns = V::Project::Product::kColumns;
+    p.expand_weights = boxes(stage.wide_weight, p.blocks, p.wide, V::Expand::Product::kColumns);
+    p.project_weights = boxes(stage.weight, p.blocks, p.channels, kColumns);
     p.taps_boxes = boxes_of_taps(stage.taps, V::Expand::kConvolved);
+    if (stage.step_weight != nullptr) {
+      p.step_weights = boxes(*stage.step_weight, 1, p.channels, kColumns);
+      p.step.taps_of_piece = V::Project::Product::kDepth / p.step.channels;
+    }
     const int64_t pixels = int64_t{images} * p.height * p.width * p.channels;
     for (int first = 0; first < stage.in.batch; first += images) {
       launch_clusters</*Cooperative=*/true>(kOp, V::kKernel, dim3(static_cast<unsigned>(grid)), kThreads,
                                             sizeof(typename V::Memory), p.splits, stream, p);
-      p.x += pixels;
+      p.x += images * stage.x_of_image;
       p.y += pixels;
     }
   });
@@ -179,23 +206,36 @@ void run_halves(const Stage& stage, __half* h, __half* y, cudaStream_t stream) {
   }
 }
 
+// As one kernel: all images at once, else one by one.
+bool run_on_hopper(const Stage& stage, __half* y, cudaStream_t stream) {
+  const int images = stage.in.batch;
+  return hopper::runs_here() &&
+         (run_as_one(stage, images, y, stream) || (images > 1 && run_as_one(stage, 1, y, stream)));
+}
+
 Tensor convnext_stage_cuda(const Tensor& x, const Tensor& taps, const Tensor& taps_bias, const Tensor& wide_weight,
-                           const Tensor& wide_bias, const Tensor& gamma, const Tensor& weight, const Tensor& bias) {
-  const Stage stage(x, taps, taps_bias, wide_weight, wide_bias, gamma, weight, bias);
-  const Sizes& in = stage.in;
+                           const Tensor& wide_bias, const Tensor& gamma, const Tensor& weight, const Tensor& bias,
+                           const std::optional<Tensor>& step_weight, const std::optional<Tensor>& step_bias) {
+  STD_TORCH_CHECK(step_weight.has_value() == step_bias.has_value(), kOp, ": a step needs a weight and a bias");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const cudaStream_t stream = current_stream(x);
+  const Tensor* const step = step_weight ? &*step_weight : nullptr;
+  const Stage whole(x, taps, taps_bias, wide_weight, wide_bias, gamma, weight, bias, step,
+                    step != nullptr ? &*step_bias : nullptr);
+  const Sizes& in = whole.in;
   const Tensor answer = torch::stable::new_empty(x, {in.batch, in.height, in.width, in.channels});
   auto* y = static_cast<__half*>(answer.data_ptr());
-  const bool many = in.batch >= kManyImages && takes_many_images(in.channels, stage.wide);
-  for (int images = many ? 0 : in.batch; images > 0; images = images > 1 ? 1 : 0) {  // all at once, then one by one
-    if (hopper::runs_here() && run_as_one(stage, images, y, stream)) {
-      return answer;
-    }
+  const bool many = in.batch >= kManyImages && takes_many_images(in.channels, whole.wide);
+  if (!many && run_on_hopper(whole, y, stream)) {
+    return answer;
   }
-  const Tensor between = torch::stable::new_empty(x, {in.batch, in.height, in.width, stage.wide});
+  if (step != nullptr) {
+    return convnext_stage_cuda(norm_downsample_cuda(x, *step, *step_bias), taps, taps_bias, wide_weight, wide_bias,
+                               gamma, weight, bias, std::nullopt, std::nullopt);
+  }
+  const Tensor between = torch::stable::new_empty(x, {in.batch, in.height, in.width, whole.wide});
   auto* h = static_cast<__half*>(between.data_ptr());
-  many ? run_batched(stage, h, y, stream) : run_halves(stage, h, y, stream);
+  many ? run_batched(whole, h, y, stream) : run_halves(whole, h, y, stream);
   return answer;
 }
 
@@ -235,7 +275,7 @@ const RegisterKernel kernels_of_many_images[] = {
 STABLE_TORCH_LIBRARY_FRAGMENT(lpkernels, library) {
   library.def(
       "convnext_stage(Tensor x, Tensor taps, Tensor taps_bias, Tensor wide_weight, Tensor wide_bias, Tensor gamma, "
-      "Tensor weight, Tensor bias) -> Tensor y");
+      "Tensor weight, Tensor bias, Tensor? step_weight, Tensor? step_bias) -> Tensor y");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lpkernels, CUDA, library) {

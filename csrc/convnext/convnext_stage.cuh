@@ -14,6 +14,7 @@
 
 #include "convnext/stage_expand.cuh"
 #include "convnext/stage_project.cuh"
+#include "convnext/stage_step.cuh"
 
 namespace lpkernels::convnext {
 
@@ -47,7 +48,7 @@ __device__ inline void make_absent(const Mail& mail, int block, int thread, int 
 }
 
 // Grid: as many thread blocks as either half has, in whole clusters of the second's pieces of K.
-template <class Expand, class Project>
+template <class Expand, class Project, class Step>
 __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __grid_constant__ ConvNextStage p) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Memory = StageMemory<Expand, Project>;
@@ -55,6 +56,8 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
   const BoxedWeights<typename Expand::Product> expand_weights{p.expand_weights, memory.expand_weights, memory.arrivals};
   const BoxedWeights<typename Project::Product> project_weights{p.project_weights, memory.project_weights,
                                                                 memory.arrivals + 1};
+  const BoxedWeights<typename Project::Product> step_weights{p.step_weights, memory.project_weights,
+                                                             memory.arrivals + 1};
   uint64_t *constants = memory.arrivals + 2, *sums = memory.arrivals + 3;
   const bool expands = block_index() < p.expand_blocks, projects = block_index() < p.project_blocks;
   // By those that ask.
@@ -72,8 +75,9 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     if (expands && expand < p.blocks) {
       bytes += memory.expand_work.ask(p, expand, memory.expand, constants);
     }
-    if (projects && project >= 0) {
-      bytes += memory.project_work.ask(p, project, memory.project, constants);
+    if (projects && (project >= 0 || p.steps())) {
+      const float* bias = project >= 0 ? p.bias + int64_t{project} * p.channels : p.step.bias;
+      bytes += memory.project_work.ask(p, bias, memory.project, constants);
     }
     expect_bytes(constants, bytes);
   };
@@ -91,10 +95,14 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
   if (threadIdx.x == 0) {
     ask_for_constants(0, -1);
   } else if (asks(threadIdx.x)) {
+    if (projects && p.steps()) {
+      const Project work = memory.project_work;
+      step_weights.ask(0, work.first_n, work.first_k(), threadIdx.x);
+    }
     if (expands) {
       ask_for_expand_weights(0, threadIdx.x);
     }
-    if (projects) {
+    if (projects && !p.steps()) {
       ask_for_project_weights(0, threadIdx.x);
     }
   }
@@ -107,17 +115,33 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
   const GridBarrier barrier;
   const typename Project::Own own(p, memory.project_work, thread_index());
   __syncthreads();
+  if (const int thread = thread_index(); thread >= kConvolving) {
+    make_absent(p.mail, 0, thread - kConvolving, kWarpgroup);
+    meet<2, kWarpgroup>();
+    if (thread == kTellingThread) {
+      barrier.arrive();
+    }
+  }
+  if (p.steps()) {
+    if (projects) {
+      const Project work = memory.project_work;
+      work.template step<Step>(
+          p, thread_index(), own, memory.project, memory.sent, memory.a, memory.project_weights, sums,
+          [&] { step_weights.wait(0); },
+          [&] {
+            wait_for_bytes(constants, 0);
+            barrier.wait(0);
+          },
+          [&] { asks(thread_index()) ? ask_for_project_weights(0, thread_index()) : void(); });
+    } else {
+      barrier.wait(0);  // before it looks for x
+    }
+    arrive_at_cluster();
+  }
 #pragma unroll 1
   for (int i = 0; i < p.blocks; ++i) {
     const bool last = i + 1 == p.blocks;
     if (const int thread = thread_index(); thread >= kConvolving) {
-      if (i == 0) {
-        make_absent(p.mail, 0, thread - kConvolving, kWarpgroup);
-        meet<2, kWarpgroup>();
-        if (thread == kTellingThread) {
-          barrier.arrive();
-        }
-      }
       if (!last) {
         make_absent(p.mail, i + 1, thread - kConvolving, kWarpgroup);  // read by all, who have met behind it
       }
@@ -138,7 +162,8 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     if (i == 0) {
       barrier.wait(0);  // who has nothing to convolve
       __syncthreads();  // the taps have been packed
-    } else {
+    }
+    if (p.x_comes_by_mail(i)) {
       wait_for_cluster();  // the others have received this block's sums, and it has used theirs
     }
     const auto while_multiplying = [&] {
@@ -162,11 +187,15 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     }
     const auto before_h = [&] {
       add_up_squares(p, i, thread);
+      if (thread >= kConvolving && !last) {
+        barrier.wait(i + 1);  // the next slot may be written
+      }
+    };
+    const auto before_product = [&] {  // late, for they come from far away
       if (thread >= kConvolving) {
         wait_for_bytes(constants, i + 1);
         if (!last) {
           Expand::template pack_taps<kWarpgroup>(thread - kConvolving, memory.expand);
-          barrier.wait(i + 1);  // the next slot may be written
         }
       }
     };
@@ -174,10 +203,11 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
       const Project work = memory.project_work;
       work.run(
           p, i, thread, own, memory.project, memory.sent, memory.a, memory.project_weights, sums, before_h,
-          [&] { project_weights.wait(i); },
+          [&] { project_weights.wait(i + p.steps()); }, before_product,
           [&] { asks(thread) && !last ? ask_for_project_weights(i + 1, thread) : void(); });
     } else {
       before_h();
+      before_product();
       __syncthreads();
     }
     arrive_at_cluster();
@@ -191,10 +221,11 @@ template <class E, class P>
 struct StageVariant {
   using Expand = E;
   using Project = P;
+  using Step = StageStep<Project, Expand::Product::kDepth / 2>;  // of half as many channels, at most
   using Memory = StageMemory<Expand, Project>;
   static constexpr int kMostChannels = Expand::Product::kDepth;
   static constexpr int kMostWide = Project::kMostWide;
-  static constexpr auto kKernel = &convnext_stage_kernel<Expand, Project>;
+  static constexpr auto kKernel = &convnext_stage_kernel<Expand, Project, Step>;
   static_assert(sizeof(Memory) <= 227 << 10);
 };
 

@@ -4,11 +4,14 @@
 #include "common/cuda.h"
 #include "common/kernel_table.h"
 #include "convnext/arguments.h"
+#include "convnext/launch.h"
 
 namespace lpkernels::convnext {
 namespace {
 
 constexpr const char* kOp = "norm_downsample";
+
+}  // namespace
 
 Tensor norm_downsample_cuda(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   const Sizes in(kOp, x);
@@ -37,6 +40,8 @@ Tensor norm_downsample_cuda(const Tensor& x, const Tensor& weight, const Tensor&
   });
   return y;
 }
+
+namespace {
 
 template <int Splits>
 RegisterKernel registered(const char* name) {

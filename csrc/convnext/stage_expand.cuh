@@ -212,8 +212,8 @@ struct StageExpand {
     const int row = top - kTaps / 2 + first, column = left - kTaps / 2 + pixel;
     const bool takes_part = first < kAtOnce && pass + vector < share.count &&
                             static_cast<unsigned>(column) < static_cast<unsigned>(p.width);
-    const __half* x = block == 0 ? p.x : p.mail.at<const __half>(block, p.mail.x);
-    x += ((image * p.height + row) * p.width + column) * p.channels + 8 * (share.first + pass + vector);
+    const __half* x =
+        p.x_of(block) + ((image * p.height + row) * p.width + column) * p.channels + 8 * (share.first + pass + vector);
     const int step = kAtOnce * p.width * p.channels;
     uint4 values[kOwn];
 #pragma unroll
@@ -222,10 +222,10 @@ struct StageExpand {
                             first + i * kAtOnce < Shape::kRows);
     }
     const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(x + i * step); };
-    if (block == 0) {  // not from the mail: any word may be there
-      load_absent(values, place_of);
-    } else {
+    if (p.x_comes_by_mail(block)) {
       receive(values, place_of);
+    } else {  // any word may be there
+      load_absent(values, place_of);
     }
     __half* to = halo + first * Shape::kPitch + pixel * Shape::kPixelPitch + vector * 8;
 #pragma unroll

@@ -8,12 +8,17 @@
 namespace lpkernels::convnext {
 
 struct ConvNextStage {
-  BoxMap expand_weights, project_weights;  // boxes of as many rows as a block has outputs
-  BoxMap taps_boxes;                       // all taps of as many channels as it convolves at once
-  const __half* x;
+  BoxMap expand_weights, project_weights, step_weights;  // boxes of as many rows as a block has outputs
+  BoxMap taps_boxes;                                     // all taps of as many channels as it convolves at once
+  const __half* x;                                       // of the first block of the network, or of the step before it
   const float *taps, *taps_bias, *wide_bias, *gamma, *bias;  // with the block of the network in front
   __half* y;
   int blocks, batch, height, width, channels, wide;
+  struct {
+    const float* bias;
+    int height, width, channels;  // of x; no channels: there is no step
+    int taps_of_piece;
+  } step{};
   int tiles = 0;   // of an image, of the first half
   int strips = 0;  // of an image: eight pixels of a row next to each other, zeros beyond its end
   int splits = 0;  // of the second half's K: a power of two, the cluster
@@ -25,6 +30,13 @@ struct ConvNextStage {
   Divisor project_splits{}, project_tiles{}, project_columns{};
   Divisor quads_of_image{};
   Mail mail{};
+
+  __device__ bool steps() const { return step.channels > 0; }
+  // Where a block of the network has its x.
+  __device__ bool x_comes_by_mail(int block) const { return block > 0 || steps(); }
+  __device__ const __half* x_of(int block) const {
+    return x_comes_by_mail(block) ? mail.at<const __half>(block, mail.x) : x;
+  }
 };
 
 // Of a block's threads: the first convolve, the last do meanwhile what does not wait for x. The first of each of their

@@ -130,24 +130,23 @@ struct StageProject {
     }
     return bytes;
   }
-  // Asks for the bias; bytes of it. One thread does.
-  __device__ int ask(const ConvNextStage& p, int block, Memory& memory, uint64_t* arrival) const {
+  // Asks for the bias, of a block of the network or of the step; bytes of it. One thread does.
+  __device__ int ask(const ConvNextStage& p, const float* bias, Memory& memory, uint64_t* arrival) const {
     const int bytes = kFloat * min(p.channels - first_n, Product::kColumns);
-    copy_bulk(memory.bias, p.bias + int64_t{block} * p.channels + first_n, bytes, arrival);
+    copy_bulk(memory.bias, bias + first_n, bytes, arrival);
     return bytes;
   }
 
-  // y, into the mail or, of the last block of the network, the answer. before_h(), weights_are_read(): called when what
-  // waits for nobody has been worked out, and behind the product.
-  template <class Wait, class BeforeH, class Read>
+  // y, into the mail or, of the last block of the network, the answer. before_h(), before_product(),
+  // weights_are_read(): called when what waits for nobody has been worked out, before the block meets for the product,
+  // and behind it.
+  template <class Wait, class BeforeH, class BeforeProduct, class Read>
   __device__ void run(const ConvNextStage& p, int block, int thread, const Own& own, Memory& memory, Sent& sent,
                       __half* a, const uint4* weights, uint64_t* arrivals, BeforeH&& before_h, Wait&& wait_for_weights,
-                      Read&& weights_are_read) const {
+                      BeforeProduct&& before_product, Read&& weights_are_read) const {
     const __half* from = p.mail.at<const __half>(block, p.mail.h) + own.h;
     const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(from + i * kPatchW * p.wide); };
-    if (MostSplits > 1 && thread == kTellingThread) {
-      expect_bytes(arrivals, (p.splits - 1) * sent_bytes(p));
-    }
+    expect_sums(p, thread, arrivals);
     before_h();
     uint4 first[1] = {absent_if(own.strips > 0)}, h[kGroups];
     receive(first, place_of);              // not all at once while nothing is there
@@ -163,6 +162,7 @@ struct StageProject {
     if (thread < Product::kDepth) {
       scale(memory.gains[thread] * inverse, h, reinterpret_cast<uint4*>(a) + thread);
     }
+    before_product();
     publish_to_copies();  // and to the tensor cores
     __syncthreads();
     uint32_t residual[kOwn][2];
@@ -172,19 +172,31 @@ struct StageProject {
       const Operand columns = operand_of_columns(a, Product::kDepth);
       Product::template multiply<true>(weights, product.tile(), product.sums,
                                        [&](int i) { return columns.at(i * Product::kStep); });
-      if (product.sums_exist()) {
-        stage(p, product, memory, sent);
-      }
     }
+    __half* y = block + 1 == p.blocks ? p.y : p.mail.at<__half>(block + 1, p.mail.x);
+    add_up(p, block + p.steps(), own, product, residual, memory, sent, arrivals, y, [] {}, weights_are_read);
+  }
+
+  // The step before the first block of the network (stage_step.cuh): x, into the mail. before_store(): called when x
+  // has been worked out.
+  template <class Step, class Wait, class Before, class Read>
+  __device__ void step(const ConvNextStage& p, int thread, const Own& own, Memory& memory, Sent& sent, __half* a,
+                       const uint4* weights, uint64_t* arrivals, Wait&& wait_for_weights, Before&& before_store,
+                       Read&& weights_are_read) const {
+    expect_sums(p, thread, arrivals);
+    Step::normalize(p, *this, thread, reinterpret_cast<uint4*>(a));
+    publish_to_copies();  // and to the tensor cores
     __syncthreads();
-    if (MostSplits > 1) {
-      exchange(p, thread, memory, sent, arrivals);
+    Product product(thread);
+    if (product.multiplies()) {
+      wait_for_weights();
+      const Operand vectors = operand_of_vectors(a, Product::kRows);
+      Product::template multiply<false>(weights, product.tile(), product.sums,
+                                        [&](int i) { return vectors.at(i * (Product::kStep / 8) * Product::kRows); });
     }
-    weights_are_read();
-    if (MostSplits > 1) {
-      wait_for_bytes(arrivals, block);
-    }
-    finish(p, block, thread, own, residual, memory);
+    const uint32_t residual[kOwn][2] = {};
+    add_up(p, 0, own, product, residual, memory, sent, arrivals, p.mail.at<__half>(0, p.mail.x), before_store,
+           weights_are_read);
   }
 
  private:
@@ -193,7 +205,7 @@ struct StageProject {
 
   __device__ static void load_residual(const ConvNextStage& p, int block, const Own& own,
                                        uint32_t (&residual)[kOwn][2]) {
-    const __half* x = block == 0 ? p.x : p.mail.at<const __half>(block, p.mail.x);
+    const __half* x = p.x_of(block);
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       residual[i][0] = residual[i][1] = 0;
@@ -204,10 +216,29 @@ struct StageProject {
     }
   }
 
+  // From the product to y. turn: how many times the cluster has added up before.
+  template <class Before, class Read>
+  __device__ void add_up(const ConvNextStage& p, int turn, const Own& own, const Product& product,
+                         const uint32_t (&residual)[kOwn][2], Memory& memory, Sent& sent, uint64_t* arrivals, __half* y,
+                         Before&& before_store, Read&& weights_are_read) const {
+    if (product.sums_exist()) {
+      stage(p, product, memory, sent);
+    }
+    __syncthreads();
+    if (MostSplits > 1) {
+      exchange(p, product.thread, memory, sent, arrivals);
+    }
+    weights_are_read();
+    if (MostSplits > 1) {
+      wait_for_bytes(arrivals, turn);
+    }
+    before_store();
+    finish(p, product.thread, own, residual, memory, y);
+  }
+
   // y: the sums of all pieces of K in order, bias and residual.
-  __device__ static void finish(const ConvNextStage& p, int block, int thread, const Own& own,
-                                const uint32_t (&residual)[kOwn][2], const Memory& memory) {
-    __half* y = block + 1 == p.blocks ? p.y : p.mail.at<__half>(block + 1, p.mail.x);
+  __device__ static void finish(const ConvNextStage& p, int thread, const Own& own, const uint32_t (&residual)[kOwn][2],
+                                const Memory& memory, __half* y) {
     const int strips = own_strips(p);
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
@@ -270,6 +301,12 @@ struct StageProject {
     const int strips = own_strips(p);
     if (const int other = thread / 32; thread % 32 == 0 && other < p.splits && other != part) {
       send_bytes(memory.parts[part * strips], sent[other * strips], sent_bytes(p), other, arrivals);
+    }
+  }
+  // What is to come of the others' sums; one thread says so.
+  __device__ static void expect_sums(const ConvNextStage& p, int thread, uint64_t* arrivals) {
+    if (MostSplits > 1 && thread == kTellingThread) {
+      expect_bytes(arrivals, (p.splits - 1) * sent_bytes(p));
     }
   }
   __device__ static int sent_bytes(const ConvNextStage& p) {

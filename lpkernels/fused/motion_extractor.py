@@ -1,7 +1,7 @@
-"""M rebuilt for speed: a kernel for each stage of blocks, from the picture's bytes to one row of numbers.
+"""M rebuilt for speed: a kernel for each stage, from the picture's bytes to one row of numbers; six in all.
 
 Every layer norm but the stem's is folded into the linear layer or convolution behind it, GRN's beta into the bias
-behind it, and the seven heads are one matrix. The published network is 41 kernels.
+behind it, and the seven heads are one matrix.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class PatchNorm(WeightedLayer):
 
 
 class ConvNextStage(WeightedLayer):
-    """All blocks of a stage (``ops.convnext_stage``), (B, H, W, C) stays; taps in float32.
+    """All blocks of a stage and the step before them, if any (``ops.convnext_stage``); taps in float32.
 
-    A block's layer norm is folded into its widening linear layer, GRN's beta into the narrowing one's bias.
+    ``step``: a convolution into which its layer norm's affine is folded. A block's layer norm is folded into its widening linear layer, GRN's beta into the narrowing one's bias.
     """
 
     op = "convnext_stage"
@@ -50,8 +50,10 @@ class ConvNextStage(WeightedLayer):
     wide_weight: Tensor
     wide_bias: Tensor
     gamma: Tensor
+    step_weight: Tensor | None
+    step_bias: Tensor | None
 
-    def __init__(self, blocks: Sequence[Block], dtype: torch.dtype) -> None:
+    def __init__(self, blocks: Sequence[Block], step: Conv | None, dtype: torch.dtype) -> None:
         narrow, biases = zip(*(_weights.plain(block.pwconv2) for block in blocks), strict=True)
         betas = (block.grn.beta.detach().double().flatten() for block in blocks)
         shifted = [bias + weight @ beta for weight, bias, beta in zip(narrow, biases, betas, strict=True)]
@@ -65,23 +67,14 @@ class ConvNextStage(WeightedLayer):
         self.register_buffer("wide_weight", torch.stack(wide).to(dtype))
         self.register_buffer("wide_bias", torch.stack(wide_biases).to(exact))
         self.register_buffer("gamma", torch.stack(gammas).to(exact))
+        self.register_buffer("step_weight", step and _weights.channels_last(step[0]).to(dtype).contiguous())
+        self.register_buffer("step_bias", step and step[1].to(exact).contiguous())
 
     def arguments(self, x: Tensor) -> dict[str, Any]:
         first = {"taps": self.taps, "taps_bias": self.taps_bias, "wide_weight": self.wide_weight}
         second = {"gamma": self.gamma, "weight": self.weight, "bias": self.bias}
-        return {"x": x, **first, "wide_bias": self.wide_bias, **second}
-
-
-class NormDownsample(WeightedLayer):
-    """Layer norm without affine and conv 2x2 of stride 2 (``ops.norm_downsample``)."""
-
-    op = "norm_downsample"
-
-    def __init__(self, conv: Conv, dtype: torch.dtype) -> None:
-        super().__init__(_weights.channels_last(conv[0]), conv[1], dtype)
-
-    def arguments(self, x: Tensor) -> dict[str, Any]:
-        return {"x": x, "weight": self.weight, "bias": self.bias}
+        step = {"step_weight": self.step_weight, "step_bias": self.step_bias}
+        return {"x": x, **first, "wide_bias": self.wide_bias, **second, **step}
 
 
 class PoolNormLinear(WeightedLayer):
@@ -111,8 +104,9 @@ class FusedMotionExtractor(nn.Module):
         network = baseline.detector
         (conv, norm), *steps = [list(layer.children()) for layer in network.downsample_layers]
         self.stem = PatchNorm(conv, norm, dtype)
-        self.steps = nn.ModuleList(NormDownsample(_fold_norm(norm, conv), dtype) for norm, conv in steps)
-        self.stages = nn.ModuleList(ConvNextStage(_blocks(stage), dtype) for stage in network.stages)
+        folded = [None, *(_fold_norm(norm, conv) for norm, conv in steps)]
+        stages = zip(network.stages, folded, strict=True)
+        self.stages = nn.ModuleList(ConvNextStage(_blocks(stage), step, dtype) for stage, step in stages)
         linears = [_fold_norm(network.norm, getattr(network, f"fc_{name}")) for name in ConvNeXtV2.HEADS]
         weights, biases = zip(*linears, strict=True)
         self.head = PoolNormLinear((torch.cat(weights), torch.cat(biases)), dtype)
@@ -149,9 +143,7 @@ class FusedMotionExtractor(nn.Module):
 
     def _rows(self, pixels: Tensor) -> Tensor:
         x = self.stem(pixels)
-        for index, stage in enumerate(self.stages):
-            if index:
-                x = self.steps[index - 1](x)
+        for stage in self.stages:
             x = stage(x)
         return self.head(x)
 

@@ -1,4 +1,4 @@
-"""convnext_stage: ConvNeXt V2 blocks one after the other, each as its two halves."""
+"""convnext_stage: ConvNeXt V2 blocks one after the other, each as its two halves, and the step before them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from lpkernels.ref._convnext import wide
 from lpkernels.ref.depthwise_linear import depthwise_linear_in
 from lpkernels.ref.grn_linear import grn_linear_in
+from lpkernels.ref.norm_downsample import norm_downsample_in
 
 
 def convnext_stage(
@@ -19,9 +20,12 @@ def convnext_stage(
     gamma: Tensor,
     weight: Tensor,
     bias: Tensor,
+    step_weight: Tensor | None = None,
+    step_bias: Tensor | None = None,
 ) -> Tensor:
     """All blocks in FP32 (FP64 for FP64); see ``lpkernels.ops.convnext_stage``."""
-    return convnext_stage_in(wide(x), x, taps, taps_bias, wide_weight, wide_bias, gamma, weight, bias)
+    weights = taps, taps_bias, wide_weight, wide_bias, gamma, weight, bias
+    return convnext_stage_in(wide(x), x, *weights, step_weight, step_bias)
 
 
 def convnext_stage_in(
@@ -34,8 +38,12 @@ def convnext_stage_in(
     gamma: Tensor,
     weight: Tensor,
     bias: Tensor,
+    step_weight: Tensor | None = None,
+    step_bias: Tensor | None = None,
 ) -> Tensor:
     """The same with activations in the dtype ``compute``."""
+    if step_weight is not None and step_bias is not None:
+        x = norm_downsample_in(compute, x, step_weight, step_bias)
     for block in range(taps.shape[0]):
         h, squares = depthwise_linear_in(
             compute, x, taps[block], taps_bias[block], wide_weight[block], wide_bias[block]

@@ -1,4 +1,4 @@
-"""convnext_stage as the two Triton kernels of each block."""
+"""convnext_stage as the two Triton kernels of each block, and one for the step before them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lpkernels.triton.depthwise_linear import depthwise_linear
 from lpkernels.triton.grn_linear import grn_linear
+from lpkernels.triton.norm_downsample import norm_downsample
 
 
 def convnext_stage(
@@ -17,8 +18,12 @@ def convnext_stage(
     gamma: Tensor,
     weight: Tensor,
     bias: Tensor,
+    step_weight: Tensor | None,
+    step_bias: Tensor | None,
 ) -> Tensor:
     """See ``lpkernels.ops.convnext_stage``."""
+    if step_weight is not None and step_bias is not None:
+        x = norm_downsample(x, step_weight, step_bias)
     for block in range(taps.shape[0]):
         h, squares = depthwise_linear(x, taps[block], taps_bias[block], wide_weight[block], wide_bias[block])
         x = grn_linear(h, squares, gamma[block], weight[block], bias[block], x)

@@ -86,18 +86,23 @@ void grn_linear(int batch, int pixels, int depth, int outputs, int rows) {
 }
 
 // Three blocks, each four times as wide as the channels.
+// With a step: of half as many channels, and a last row that is left out.
+template <bool Step>
 void convnext_stage(int batch, int height, int width, int channels, int blocks) {
-  const int wide = 4 * channels;
+  const int wide = 4 * channels, x_height = 2 * height + 1, x_width = 2 * width, x_channels = channels / 2;
   const size_t pixels = size_t{1} * batch * height * width;
-  auto x = read<__half>(pixels * channels);
+  auto x = read<__half>(Step ? size_t{1} * batch * x_height * x_width * x_channels : pixels * channels);
   auto taps = read<float>(size_t{1} * blocks * kTaps * kTaps * channels), taps_bias = read<float>(blocks * channels);
   auto wide_weight = read<__half>(size_t{1} * blocks * wide * channels);
   auto wide_bias = read<float>(blocks * wide), gamma = read<float>(blocks * wide);
   auto weight = read<__half>(size_t{1} * blocks * channels * wide);
   auto bias = read<float>(blocks * channels);
+  auto step_weight = read<__half>(Step ? size_t{4} * channels * x_channels : 0);
+  auto step_bias = read<float>(Step ? channels : 0);
   Array<__half> y(pixels * channels);
   ConvNextStage p{{wide_weight.data(), channels, wide, blocks, 0},
                   {weight.data(), wide, channels, blocks, 0},
+                  {step_weight.data(), 4 * x_channels, channels, 1, 0},
                   {reinterpret_cast<const __half*>(taps.data()), 2 * channels, kTaps * kTaps, blocks, kTaps * kTaps},
                   x.data(),
                   taps.data(),
@@ -120,6 +125,13 @@ void convnext_stage(int batch, int height, int width, int channels, int blocks) 
     p.expand_weights.box_rows = V::Expand::Product::kColumns;
     p.project_weights.box_rows = V::Project::Product::kColumns;
     p.taps_boxes.box_columns = 2 * V::Expand::kConvolved;
+    if (Step) {
+      p.step_weights.box_rows = V::Project::Product::kColumns;
+      p.step = {step_bias.data(), x_height, x_width, x_channels, V::Project::Product::kDepth / x_channels};
+      if (!V::Step::takes(x_channels, p.splits)) {
+        std::exit(2);
+      }
+    }
     emulated::launch(V::kKernel, Index{static_cast<unsigned>(grid), 1, 1}, kThreads, sizeof(typename V::Memory),
                      p.splits, p, true);
   });
@@ -253,7 +265,8 @@ void pool_norm_linear(int batch, int height, int width, int channels, int output
 }
 
 const std::map<std::string, void (*)(int, int, int, int, int)> kOps = {
-    {"convnext_stage", &convnext_stage},
+    {"convnext_stage with a step", &convnext_stage<true>},
+    {"convnext_stage", &convnext_stage<false>},
     {"depthwise_linear", &depthwise_linear},
     {"depthwise_norm", &depthwise_norm},
     {"gelu", &gelu},

@@ -133,6 +133,19 @@ def test_convnext_stage(kernels: Path, shape: tuple[int, ...]) -> None:
     check_convnext_stage(kernels, shape, stage_inputs(shape, HALF))
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 3, 2, 16, 1),  # clusters of one, all taps in one piece of K
+        (2, 3, 10, 96, 2),
+        (1, 3, 9, 192, 1),  # of two, of which one has no taps
+        (1, 3, 3, 256, 1),  # of four, the second with one tap of three
+    ],
+)
+def test_convnext_stage_with_a_step(kernels: Path, shape: tuple[int, ...]) -> None:
+    check_convnext_stage(kernels, shape, stage_inputs(shape, HALF, step=True))
+
+
 def test_convnext_stage_of_pixels_far_from_zero(kernels: Path) -> None:
     shape = (1, 4, 5, 56, 1)
     inputs = stage_inputs(shape, HALF)
@@ -142,7 +155,8 @@ def test_convnext_stage_of_pixels_far_from_zero(kernels: Path) -> None:
 
 def check_convnext_stage(kernels: Path, shape: tuple[int, ...], inputs: Sequence[Tensor]) -> None:
     truth, own = ref.convnext_stage(*[tensor.double() for tensor in inputs]), ref.convnext_stage_in(HALF, *inputs)
-    y = torch.frombuffer(run(kernels, "convnext_stage", shape, inputs), dtype=HALF).reshape(truth.shape)
+    op = "convnext_stage with a step" if len(inputs) > 8 else "convnext_stage"
+    y = torch.frombuffer(run(kernels, op, shape, inputs), dtype=HALF).reshape(truth.shape)
     assert_within_pytorchs_own_error(y, own, truth)
 
 

@@ -18,7 +18,7 @@ from lpkernels.models.convnextv2 import ConvNeXtV2
 from tests.fused.networks import in_double, relative_error, state_of, tiny
 from tests.ops import contract
 
-OPS = ("patch_norm", "convnext_stage", "norm_downsample", "pool_norm_linear")
+OPS = ("patch_norm", "convnext_stage", "pool_norm_linear")
 
 
 def picture(batch: int = 1, height: int = 64, width: int = 64) -> Tensor:
@@ -96,7 +96,7 @@ def test_the_baseline_stays_as_it_is() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_two_kernels_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_op_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
     def noted(name: str) -> object:
@@ -109,8 +109,7 @@ def test_two_kernels_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_layers, "ops", SimpleNamespace(**{name: noted(name) for name in OPS}))
     fused().heads(picture())
     stages = len(tiny().config.motion_extractor.depths)
-    between = ["convnext_stage", "norm_downsample"] * stages
-    assert calls == ["patch_norm", *between[:-1], "pool_norm_linear"]
+    assert calls == ["patch_norm", *["convnext_stage"] * stages, "pool_norm_linear"]
 
 
 @pytest.fixture(scope="module")

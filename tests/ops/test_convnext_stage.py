@@ -35,14 +35,27 @@ MANY = [  # images, more than are taken one after the other; three kernels a blo
 ]
 HALVES = [torch.float16, torch.bfloat16]  # Triton; the CUDA kernels are of float16
 NAMES = ("x", "taps", "taps_bias", "wide_weight", "wide_bias", "gamma", "weight", "bias")
+NAMES_OF_STEP = ("step_weight", "step_bias")
+STEPS = [  # batch, height, width, channels, blocks behind the step
+    *PUBLISHED[1:],
+    (1, 7, 9, 256, 3),  # pieces of K of three taps, of which the second has one
+    (1, 30, 21, 96, 2),  # all taps in one
+    (2, 7, 9, 768, 2),
+    (3, 17, 16, 192, 2),  # image by image
+    (1, 9, 8, 400, 2),  # a kernel of its own: 384 is no multiple of its channels
+    (1, 80, 80, 384, 1),
+    *[(8, *stage, 1) for stage in convnext.STAGES[1:]],
+]
 
 
-def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu") -> list[Tensor]:
-    """Blocks four times as wide as their channels."""
-    random, (*rest, channels, blocks) = convnext.Random(), shape
-    wide = 4 * channels
+def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu", step: bool = False) -> list[Tensor]:
+    """Blocks four times as wide as their channels; with a step from half of these, which leaves out a last row."""
+    random, (batch, height, width, channels, blocks) = convnext.Random(), shape
+    wide, half = 4 * channels, channels // 2
     tensors = [
-        random.normal(*rest, channels),
+        random.normal(batch, 2 * height + 1, 2 * width, half)
+        if step
+        else random.normal(batch, height, width, channels),
         random.normal(blocks, 7, 7, channels, scale=0.2),
         random.normal(blocks, channels),
         random.normal(blocks, wide, channels, scale=1.5 * channels**-0.5),
@@ -51,21 +64,25 @@ def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu")
         random.normal(blocks, channels, wide, scale=wide**-0.5),
         random.normal(blocks, channels),
     ]
-    return convnext.lowered(tensors, (0, 3, 6), dtype, device)
+    if step:
+        tensors += [random.normal(channels, 2, 2, half, scale=0.5 * half**-0.5), random.normal(channels)]
+    return convnext.lowered(tensors, (0, 3, 6, 8), dtype, device)
 
 
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("shape", SMALL)
-def test_matches_reference(shape: tuple[int, ...], device: str) -> None:
-    inputs = make_inputs(shape, torch.float32, device)
+@pytest.mark.parametrize("step", [False, True])
+def test_matches_reference(shape: tuple[int, ...], step: bool, device: str) -> None:
+    inputs = make_inputs(shape, torch.float32, device, step)
     functions = convnext.tupled(ops.convnext_stage), convnext.tupled(ref.convnext_stage)
     contract.assert_close_to_reference(*functions, inputs, convnext.exact(inputs))
 
 
 @pytest.mark.usefixtures("poisoned", "interpreted")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_triton_matches_reference(dtype: torch.dtype) -> None:
-    inputs = make_inputs(SMALL[0], dtype)
+@pytest.mark.parametrize("step", [False, True])
+def test_triton_matches_reference(dtype: torch.dtype, step: bool) -> None:
+    inputs = make_inputs(SMALL[0], dtype, step=step)
     with ops.use_backend("triton"):
         convnext.check_half(ops.convnext_stage, ref.convnext_stage_in, inputs, dtype)
 
@@ -109,14 +126,15 @@ def test_x_is_left_alone(device: str) -> None:
     assert torch.equal(inputs[0], before)
 
 
-def test_opcheck_and_compile(device: str) -> None:
-    inputs = make_inputs((1, 3, 5, 8, 2), torch.float32, device)
+@pytest.mark.parametrize("step", [False, True])
+def test_opcheck_and_compile(step: bool, device: str) -> None:
+    inputs = make_inputs((1, 3, 5, 8, 2), torch.float32, device, step)
     contract.check_compile(convnext.tupled(ops.convnext_stage), inputs)
 
 
 @pytest.mark.usefixtures("interpreted")
 def test_triton_opcheck_and_compile() -> None:
-    inputs = make_inputs((1, 3, 2, 8, 1), torch.float32)
+    inputs = make_inputs((1, 3, 2, 8, 1), torch.float32, step=True)
     convnext.check_triton(ops.convnext_stage, inputs, torch.ops.lpkernels.convnext_stage_triton)
 
 
@@ -125,6 +143,15 @@ def test_triton_opcheck_and_compile() -> None:
 @pytest.mark.parametrize("shape", [*PUBLISHED, *ODD, *MANY])
 def test_half_within_pytorchs_own_error(shape: tuple[int, ...]) -> None:
     inputs = make_inputs(shape, torch.float16, "cuda")
+    with convnext.only("convnext_stage", "cuda", inputs):
+        convnext.check_half(ops.convnext_stage, ref.convnext_stage_in, inputs, torch.float16)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("shape", STEPS)
+def test_half_with_a_step(shape: tuple[int, ...]) -> None:
+    inputs = make_inputs(shape, torch.float16, "cuda", step=True)
     with convnext.only("convnext_stage", "cuda", inputs):
         convnext.check_half(ops.convnext_stage, ref.convnext_stage_in, inputs, torch.float16)
 
@@ -175,6 +202,12 @@ def test_triton_within_pytorchs_own_error(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shape", [*PUBLISHED, *ODD[2:4], *ODD[5:7], *MANY[-8:]])
 def test_repeatable_streams_and_graphs(shape: tuple[int, ...]) -> None:
     convnext.check_gpu(ops.convnext_stage, make_inputs(shape, torch.float16, "cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", STEPS[:7])
+def test_repeatable_streams_and_graphs_with_a_step(shape: tuple[int, ...]) -> None:
+    convnext.check_gpu(ops.convnext_stage, make_inputs(shape, torch.float16, "cuda", step=True))
 
 
 @pytest.mark.gpu
@@ -247,6 +280,11 @@ def bad(**changed: object) -> dict[str, object]:
     return {**dict(zip(NAMES, make_inputs((1, 3, 5, 8, 2), torch.float32), strict=True)), **changed}
 
 
+def bad_with_a_step(**changed: object) -> dict[str, object]:
+    inputs = make_inputs((1, 3, 5, 8, 2), torch.float32, step=True)
+    return {**dict(zip((*NAMES, *NAMES_OF_STEP), inputs, strict=True)), **changed}
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -263,6 +301,12 @@ def bad(**changed: object) -> dict[str, object]:
         (bad(weight=torch.zeros(2, 32, 8)), ValueError, r"weight must have shape \(2, 8, 32\)"),
         (bad(weight=torch.zeros(2, 32, 8).mT), ValueError, "weight must be contiguous"),
         (bad(bias=torch.zeros(2, 8, device="meta")), ValueError, "bias must be on the device of x"),
+        (bad(step_bias=torch.zeros(8)), ValueError, "step_bias is given without step_weight"),
+        (bad(step_weight=torch.zeros(8, 2, 2, 8)), ValueError, "step_weight is given without step_bias"),
+        (bad_with_a_step(x=torch.zeros(1, 1, 5, 4)), ValueError, "at least 2 pixels high and wide for a step"),
+        (bad_with_a_step(step_weight=torch.zeros(8, 2, 2, 8)), ValueError, r"step_weight must have shape \(8, 2, 2, 4\)"),
+        (bad_with_a_step(step_weight=torch.zeros(8, 2, 2, 4).half()), TypeError, "step_weight must have the dtype of x"),
+        (bad_with_a_step(step_bias=torch.zeros(4)), ValueError, r"step_bias must have shape \(8\)"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Tensor], error: type[Exception], message: str) -> None:
