@@ -69,6 +69,18 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     const int more = thread == kConvolving ? work.ask_for_gamma(p, i, memory.project, memory.arrivals + 1) : 0;
     project_weights.ask(i, work.first_n, work.first_k(), thread, more);
   };
+  // Weights that the memory takes as long to give as a block of the network: brought to the L2 one block ahead, by one
+  // thread block of those that share them.
+  const auto prefetch = [&](int i, int thread) {
+    constexpr bool kMany = Expand::Product::kDepth > 384;
+    if (const Expand work = memory.expand_work; kMany && expands && i < p.blocks && work.image + work.tile == 0) {
+      expand_weights.prefetch(i, work.first_n, 0, thread);
+    }
+    if (const Project work = memory.project_work;
+        kMany && projects && i < p.blocks && work.image + work.first_strip == 0) {
+      project_weights.prefetch(i, work.first_n, work.first_k(), thread);
+    }
+  };
   // Taps and biases of the first half of a block of the network, and the bias of the second of another.
   const auto ask_for_constants = [&](int expand, int project) {
     int bytes = 0;
@@ -92,6 +104,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     memory.project_work = Project(p, block_index());
   }
   __syncthreads();
+  arrive_at_cluster();
   if (threadIdx.x == 0) {
     ask_for_constants(0, -1);
   } else if (asks(threadIdx.x)) {
@@ -99,21 +112,19 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
       const Project work = memory.project_work;
       step_weights.ask(0, work.first_n, work.first_k(), threadIdx.x);
     }
-    if (expands) {
+    if (expands && !(projects && p.steps())) {
       ask_for_expand_weights(0, threadIdx.x);
     }
     if (projects && !p.steps()) {
       ask_for_project_weights(0, threadIdx.x);
     }
   }
-  arrive_at_cluster();
   Expand::begin(memory.expand, thread_index());
+  const typename Project::Own own(p, memory.project_work, thread_index());
   publish_to_copies();  // and to the tensor cores
   wait_for_cluster();   // all of its blocks run: their memory may be written
-  __syncthreads();
   wait_for_kernel_before();
   const GridBarrier barrier;
-  const typename Project::Own own(p, memory.project_work, thread_index());
   __syncthreads();
   if (const int thread = thread_index(); thread >= kConvolving) {
     make_absent(p.mail, 0, thread - kConvolving, kWarpgroup);
@@ -129,10 +140,20 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
           p, thread_index(), own, memory.project, memory.sent, memory.a, memory.project_weights, sums,
           [&] { step_weights.wait(0); },
           [&] {
-            wait_for_bytes(constants, 0);
-            barrier.wait(0);
+            if (const int thread = thread_index(); thread >= kConvolving) {
+              if (asks(thread) && expands) {
+                ask_for_expand_weights(0, thread);  // not in the way of what the step waits for
+              }
+              wait_for_bytes(constants, 0);
+              barrier.wait(0);
+            }
           },
-          [&] { asks(thread_index()) ? ask_for_project_weights(0, thread_index()) : void(); });
+          [&] {
+            if (asks(thread_index())) {
+              ask_for_project_weights(0, thread_index());
+              prefetch(1, thread_index());
+            }
+          });
     } else {
       barrier.wait(0);  // before it looks for x
     }
@@ -187,15 +208,11 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     }
     const auto before_h = [&] {
       add_up_squares(p, i, thread);
-      if (thread >= kConvolving && !last) {
-        barrier.wait(i + 1);  // the next slot may be written
-      }
-    };
-    const auto before_product = [&] {  // late, for they come from far away
       if (thread >= kConvolving) {
         wait_for_bytes(constants, i + 1);
         if (!last) {
           Expand::template pack_taps<kWarpgroup>(thread - kConvolving, memory.expand);
+          barrier.wait(i + 1);  // the next slot may be written
         }
       }
     };
@@ -203,11 +220,15 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
       const Project work = memory.project_work;
       work.run(
           p, i, thread, own, memory.project, memory.sent, memory.a, memory.project_weights, sums, before_h,
-          [&] { project_weights.wait(i + p.steps()); }, before_product,
-          [&] { asks(thread) && !last ? ask_for_project_weights(i + 1, thread) : void(); });
+          [&] { project_weights.wait(i + p.steps()); },
+          [&] {
+            if (asks(thread) && !last) {
+              ask_for_project_weights(i + 1, thread);
+              prefetch(i + 2, thread);
+            }
+          });
     } else {
       before_h();
-      before_product();
       __syncthreads();
     }
     arrive_at_cluster();

@@ -164,6 +164,13 @@ __device__ inline void load_box(void* to, const BoxMap& map, int column, int row
       : "memory");
 }
 
+// Brings it to the L2.
+__device__ inline void prefetch_box(const BoxMap& map, int column, int row, int matrix) {
+  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global.tile [%0, {%1, %2, %3, %4, %4}];" ::"l"(&map), "r"(column),
+               "r"(row), "r"(matrix), "r"(0)
+               : "memory");
+}
+
 // The two halves of a barrier of the cluster that orders no memory but what `init_arrivals` wrote.
 __device__ inline void arrive_at_cluster() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");

@@ -66,6 +66,13 @@ struct BoxedWeights {
       load_box(shared + i * (Product::kBoxBytes / 16), map, first_k + i * kBoxDepth, first_n, block, arrival);
     }
   }
+  // Those that ask bring them to the L2, long before.
+  __device__ void prefetch(int block, int first_n, int first_k, int thread) const {
+#pragma unroll 1
+    for (int i = (thread - kConvolving) / 32; i < Product::kBoxes; i += kWarpgroup / 32) {
+      prefetch_box(map, first_k + i * kBoxDepth, first_n, block);
+    }
+  }
   __device__ void wait(int block) const { wait_for_bytes(arrival, block); }
 };
 

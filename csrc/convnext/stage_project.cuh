@@ -137,13 +137,12 @@ struct StageProject {
     return bytes;
   }
 
-  // y, into the mail or, of the last block of the network, the answer. before_h(), before_product(),
-  // weights_are_read(): called when what waits for nobody has been worked out, before the block meets for the product,
-  // and behind it.
-  template <class Wait, class BeforeH, class BeforeProduct, class Read>
+  // y, into the mail or, of the last block of the network, the answer. before_h(), weights_are_read(): called when what
+  // waits for nobody has been worked out, and behind the product.
+  template <class Wait, class BeforeH, class Read>
   __device__ void run(const ConvNextStage& p, int block, int thread, const Own& own, Memory& memory, Sent& sent,
                       __half* a, const uint4* weights, uint64_t* arrivals, BeforeH&& before_h, Wait&& wait_for_weights,
-                      BeforeProduct&& before_product, Read&& weights_are_read) const {
+                      Read&& weights_are_read) const {
     const __half* from = p.mail.at<const __half>(block, p.mail.h) + own.h;
     const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(from + i * kPatchW * p.wide); };
     expect_sums(p, thread, arrivals);
@@ -162,7 +161,6 @@ struct StageProject {
     if (thread < Product::kDepth) {
       scale(memory.gains[thread] * inverse, h, reinterpret_cast<uint4*>(a) + thread);
     }
-    before_product();
     publish_to_copies();  // and to the tensor cores
     __syncthreads();
     uint32_t residual[kOwn][2];
@@ -174,14 +172,14 @@ struct StageProject {
                                        [&](int i) { return columns.at(i * Product::kStep); });
     }
     __half* y = block + 1 == p.blocks ? p.y : p.mail.at<__half>(block + 1, p.mail.x);
-    add_up(p, block + p.steps(), own, product, residual, memory, sent, arrivals, y, [] {}, weights_are_read);
+    add_up(p, block + p.steps(), own, product, residual, memory, sent, arrivals, y, weights_are_read);
   }
 
-  // The step before the first block of the network (stage_step.cuh): x, into the mail. before_store(): called when x
-  // has been worked out.
-  template <class Step, class Wait, class Before, class Read>
+  // The step before the first block of the network (stage_step.cuh): x, into the mail. while_multiplying(): called
+  // then, before the block meets.
+  template <class Step, class Wait, class While, class Read>
   __device__ void step(const ConvNextStage& p, int thread, const Own& own, Memory& memory, Sent& sent, __half* a,
-                       const uint4* weights, uint64_t* arrivals, Wait&& wait_for_weights, Before&& before_store,
+                       const uint4* weights, uint64_t* arrivals, Wait&& wait_for_weights, While&& while_multiplying,
                        Read&& weights_are_read) const {
     expect_sums(p, thread, arrivals);
     Step::normalize(p, *this, thread, reinterpret_cast<uint4*>(a));
@@ -194,9 +192,9 @@ struct StageProject {
       Product::template multiply<false>(weights, product.tile(), product.sums,
                                         [&](int i) { return vectors.at(i * (Product::kStep / 8) * Product::kRows); });
     }
+    while_multiplying();
     const uint32_t residual[kOwn][2] = {};
-    add_up(p, 0, own, product, residual, memory, sent, arrivals, p.mail.at<__half>(0, p.mail.x), before_store,
-           weights_are_read);
+    add_up(p, 0, own, product, residual, memory, sent, arrivals, p.mail.at<__half>(0, p.mail.x), weights_are_read);
   }
 
  private:
@@ -217,10 +215,10 @@ struct StageProject {
   }
 
   // From the product to y. turn: how many times the cluster has added up before.
-  template <class Before, class Read>
+  template <class Read>
   __device__ void add_up(const ConvNextStage& p, int turn, const Own& own, const Product& product,
                          const uint32_t (&residual)[kOwn][2], Memory& memory, Sent& sent, uint64_t* arrivals, __half* y,
-                         Before&& before_store, Read&& weights_are_read) const {
+                         Read&& weights_are_read) const {
     if (product.sums_exist()) {
       stage(p, product, memory, sent);
     }
@@ -232,7 +230,6 @@ struct StageProject {
     if (MostSplits > 1) {
       wait_for_bytes(arrivals, turn);
     }
-    before_store();
     finish(p, product.thread, own, residual, memory, y);
   }
 

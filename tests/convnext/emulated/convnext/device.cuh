@@ -201,6 +201,12 @@ inline void load_box(void* to, const BoxMap& map, int column, int row, int matri
   emulated::count(*arrivals, 16 * vectors * map.box_rows);
 }
 
+inline void prefetch_box(const BoxMap& map, int, int, int matrix) {
+  if (matrix >= map.matrices) {
+    emulated::fail("prefetch_box: no such matrix");
+  }
+}
+
 inline void copy_bulk(void* to, const void* from, int bytes, uint64_t* arrivals) {
   if (bytes <= 0 || bytes % 16 != 0 || reinterpret_cast<uintptr_t>(to) % 16 != 0 ||
       reinterpret_cast<uintptr_t>(from) % 16 != 0) {
