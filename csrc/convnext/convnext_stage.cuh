@@ -1,15 +1,15 @@
-// Consecutive ConvNeXt V2 blocks of one size in one kernel: the halves of each in turn, by thread blocks that stay
-// where they are.
+// Consecutive ConvNeXt V2 blocks of one size in one kernel, and the step before them: the halves of each block in turn,
+// by thread blocks that stay where they are.
 //
-//   for each block:  h, squares = expand(x),  x = y = project(h, squares) + x
+//   x = step(x);  for each block:  h, squares = expand(x),  x = y = project(h, squares) + x
 //
-// (stage_expand.cuh, stage_project.cuh.) Layouts: x, y (B, H, W, C), the weights as in the ops of the halves, with the
-// block of the network in front. A thread block has a multiprocessor to itself, and the same places of both halves
-// throughout. Whatever thread blocks hand each other goes through the L2, in words that tell by themselves whether they
-// have arrived (mail.cuh): x, v, h, squares and norms. Nobody waits for more than what it reads. The mail has three
-// slots; the next one, which all have read, is made absent while this one is used, behind a barrier of the grid that
-// has half a block of the network to come about. Weights of either half come by TMA as soon as those before them have
-// been read; the products are wgmma's (warpgroup_product.cuh), for Hopper alone.
+// (stage_step.cuh, stage_expand.cuh, stage_project.cuh.) Layouts: x, y (B, H, W, C), the weights as in the ops of the
+// halves, with the block of the network in front. A thread block has a multiprocessor to itself, and the same places of
+// both halves throughout. Whatever thread blocks hand each other goes through the L2, in words that tell by themselves
+// whether they have arrived (mail.cuh): x, v, h, squares and norms. Nobody waits for more than what it reads. The mail
+// has three slots; the next one, which all have read, is made absent while this one is used, behind a barrier of the
+// grid that has half a block of the network to come about. Weights of either half come by TMA as soon as those before
+// them have been read; the products are wgmma's (warpgroup_product.cuh), for Hopper alone.
 #pragma once
 
 #include "convnext/stage_expand.cuh"
@@ -303,7 +303,7 @@ void with_stage(ConvNextStage& p, Run&& run) {
     p.expand_blocks = static_cast<int>(expand_blocks);
     p.project_blocks = static_cast<int>(project_blocks);
     p.quads_of_image = Divisor(p.wide / 4);
-    p.few_tiles = Project::few_tiles(p.tiles, p.wide / 4);
+    p.few_tiles = Project::Norms::few_tiles(p.tiles, p.wide / 4);
     p.quads_of_block = p.few_tiles > 0 ? 0 : static_cast<int>((p.batch * p.wide / 4 + grid - 1) / grid);
     run(variant, grid);
   };

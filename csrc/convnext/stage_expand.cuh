@@ -7,9 +7,9 @@
 // convolution: each has some vectors of eight channels, and hands v, rounded to half precision, to all of them by mail.
 // The norm is applied to the product's sums, with the sums of W's rows (pixel_norm.cuh says how).
 //
-// A chain of waits. Clocks of the third published stage, by stamps: x 1,650, of which 700 are the L2's and as many what
-// the slowest block is late; convolution 1,200, 30 for each of 7 x 4 loads that a warp waits for; v 550 and then 1,500
-// for 48 KB; product 1,170; sums 210, norm, GELU, squares 2,050, bound by instructions, as in the first stage 3,200.
+// A chain of waits. Clocks of the third published stage, by stamps: x 1,550, of which 700 are the L2's and as many what
+// the slowest block is late; convolution 1,000, code that is fetched as it is run; v 2,200, 48 KB out of the L2;
+// writing it 350, product 950, norm, GELU, squares 1,500; in the first stage 2,300, bound by instructions.
 #pragma once
 
 #include "convnext/depthwise_conv.cuh"

@@ -2,75 +2,41 @@
 //
 //   n = |h|_HW / (mean_N |h|_HW + 1e-6),  y = (h * (1 + gamma * n)) W^T + bias + x
 //
-// The grid's blocks divide the N columns among themselves, add up the tiles' squares and hand |h| to all by mail; of an
-// image of few tiles all blocks add up all squares. A thread block owns kRows pixels of an image, kColumns outputs and
-// one of `splits` pieces of 384 of N: it multiplies h by the factors, in half precision, on its way into shared memory.
-// The blocks of a cluster have the pieces of the same outputs, and add up their sums through distributed shared memory,
-// each those of some of the pixels, in order. x of these comes from where the same threads have written it.
+// |h| as stage_norms.cuh has it. A thread block owns kGroups strips of eight pixels of an image, kColumns outputs and
+// one of `splits` pieces of 384 of N: a thread multiplies a column of h, eight pixels a vector, by its factor, in half
+// precision, on its way into shared memory. The blocks of a cluster have the pieces of the same outputs, and add up
+// their sums through distributed shared memory, in half precision on the way, each those of some strips, in order. x of
+// these comes from where the same threads have written it.
 //
-// A chain of waits. Clocks of the third published stage, by stamps: squares 2,500 from the block's own on, an L2's way
-// and what the slowest block is late; h meanwhile; factors 700, product 1,050, sums 430, theirs through the cluster
-// 1,700 at 14 bytes a clock, y 600.
+// A chain of waits. Clocks of the third published stage, by stamps: h and norms 3,100 from the block's own on, of which
+// 72 KB out of the L2 take 1,700 and what the slowest block is late the most of the rest; factors 850, writing them
+// 350, product 900, the cluster's sums 700, y 700.
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
 
-#include "convnext/stage_parameters.cuh"
+#include "convnext/stage_norms.cuh"
 
 namespace lpkernels::convnext {
 
-__device__ inline float4 roots(float4 v) {
-  return make_float4(approximate_root(v.x), approximate_root(v.y), approximate_root(v.z), approximate_root(v.w));
-}
-
-// The norms of some columns, of all images, that a thread block adds up and puts into the mail, by a warp each: first
-// by those that neither load h nor ask for weights.
-__device__ inline void add_up_squares(const ConvNextStage& p, int block, int thread) {
-  constexpr int kFirstWarp = kTellingThread / 32 + 1;
-  const int lane = thread % 32, first = block_index() * p.quads_of_block;
-  const int count = min(p.quads_of_image.value * p.batch - first, p.quads_of_block);
-#pragma unroll 1
-  for (int i = (thread / 32 + kWarps - kFirstWarp) % kWarps; i < count; i += kWarps) {
-    const int quad = first + i, image = p.quads_of_image.quotient(quad);
-    const float* from =
-        p.mail.at<const float>(block, p.mail.squares) + int64_t{image} * (p.tiles - 1) * p.wide + 4 * quad;
-    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-#pragma unroll 1
-    for (int rows = 0; rows < p.tiles; rows += 2 * 32) {
-      const int row = rows + lane;
-      uint4 values[2] = {absent_if(row < p.tiles), absent_if(row + 32 < p.tiles)};
-      receive(values, [&](int i) { return reinterpret_cast<const uint4*>(from + int64_t{row + i * 32} * p.wide); });
-      sum = sum + (floats_of(values[0]) + floats_of(values[1]));
-    }
-#pragma unroll
-    for (int lanes = 1; lanes < 32; lanes *= 2) {
-      sum = sum + shuffled(sum, lanes);
-    }
-    if (lane == 0) {
-      store_words(p.mail.at<float>(block, p.mail.norms) + 4 * quad, words_of(roots(sum)));
-    }
-  }
-}
-
-// FewTiles: whether tiles may be so few that every block adds up all of their squares itself, one way through the L2
-// instead of two. MostSplits: of K, at least two if not one; what they send each other is in half precision.
+// FewTiles: as StageNorms says. MostSplits: of K, at least two if not one; what they send each other is in half
+// precision.
 template <class P, bool FewTiles, int MostSplits>
 struct StageProject {
   using Product = P;
   static constexpr int kMostSplits = MostSplits, kLeastSplits = MostSplits > 1 ? 2 : 1;
-  static constexpr int kMostWide = MostSplits * Product::kDepth;            // of N
-  static constexpr int kQuadsOfThread = ceil_div(kMostWide / 4, kThreads);  // whose norms a thread receives
+  static constexpr int kMostWide = MostSplits * Product::kDepth;  // of N
+  using Norms = StageNorms<FewTiles, kMostWide, Product::kDepth>;
   static constexpr int kGroups = Product::kGroups, kColumns = Product::kColumns;
   static constexpr int kSumming = Product::kSumming;
   // Of y: a thread has two pixels of two columns of so many strips, for all sums that its block adds up.
   static constexpr int kOwn = ceil_div(kGroups / kLeastSplits * kSumming, kThreads);
-  static_assert(kQuadsOfThread <= 2 && Product::kDepth < kThreads && kGroups % MostSplits == 0);
+  static_assert(Product::kDepth < kThreads && kGroups % MostSplits == 0);
   using Sum = std::conditional_t<MostSplits == 1, float4, uint2>;  // of two columns by two pixels
 
   struct Memory {
-    alignas(16) float gains[Product::kDepth];  // gamma, then gamma |h|, of the piece's columns
-    alignas(16) float sums[kWarps];            // of |h|
+    typename Norms::Memory norms;
     alignas(16) float bias[kColumns];
     alignas(16) Sum parts[kGroups][kSumming];  // of this block's strips: [piece of K, strip][thread of the product]
   };
@@ -85,12 +51,6 @@ struct StageProject {
     first_strip = (place - row * p.project_tiles.value) * kGroups;
     image = p.project_columns.quotient(row);
     first_n = (row - image * p.project_columns.value) * Product::kColumns;
-  }
-
-  // Squares of so many tiles are a thread's for all of its columns, if not 0.
-  static int few_tiles(int tiles, int quads) {
-    const bool two = FewTiles && tiles <= 2, four = FewTiles && tiles <= 4 && quads <= kThreads;
-    return two ? 2 : four ? 4 : 0;
   }
 
   __device__ int first_k() const { return part * Product::kDepth; }
@@ -126,7 +86,7 @@ struct StageProject {
   __device__ int ask_for_gamma(const ConvNextStage& p, int block, Memory& memory, uint64_t* arrival) const {
     const int bytes = kFloat * max(min(p.wide - first_k(), Product::kDepth), 0);
     if (bytes > 0) {
-      copy_bulk(memory.gains, p.gamma + int64_t{block} * p.wide + first_k(), bytes, arrival);
+      copy_bulk(memory.norms.gains, p.gamma + int64_t{block} * p.wide + first_k(), bytes, arrival);
     }
     return bytes;
   }
@@ -149,17 +109,17 @@ struct StageProject {
     before_h();
     uint4 first[1] = {absent_if(own.strips > 0)}, h[kGroups];
     receive(first, place_of);              // not all at once while nothing is there
-    Norms norms(p, block, *this, thread);  // before the rest of h, for more is to be done behind them
+    Norms norms(p, block, image, thread);  // before the rest of h, for more is to be done behind them
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
       h[i] = i == 0 ? first[0] : absent_if(own.strips > i);
     }
     load_absent(h, place_of);
     wait_for_weights();
-    const float inverse = finish_norms(p, norms, thread, memory);
+    const float inverse = norms.finish(first_k(), p.wide, thread, memory.norms);
     receive(h, place_of);
     if (thread < Product::kDepth) {
-      scale(memory.gains[thread] * inverse, h, reinterpret_cast<uint4*>(a) + thread);
+      scale(memory.norms.gains[thread] * inverse, h, reinterpret_cast<uint4*>(a) + thread);
     }
     publish_to_copies();  // and to the tensor cores
     __syncthreads();
@@ -308,79 +268,6 @@ struct StageProject {
   }
   __device__ static int sent_bytes(const ConvNextStage& p) {
     return own_strips(p) * static_cast<int>(sizeof(Sent) / kGroups);
-  }
-
-  // |h| of a thread's columns on its way here: the norms of some groups of four columns, or the squares of
-  // p.few_tiles tiles, two of two groups or four of one.
-  struct Norms {
-    static constexpr int kWords = FewTiles ? 4 : kQuadsOfThread;
-    const uint4* from;
-    int few_tiles, quads;
-    uint4 values[kWords];
-
-    __device__ Norms(const ConvNextStage& p, int block, const StageProject& work, int thread)
-        : few_tiles(FewTiles ? p.few_tiles : 0), quads(p.quads_of_image.value) {
-      const int rows = few_tiles > 0 ? p.tiles : 1;
-      from = p.mail.at<const uint4>(block, few_tiles > 0 ? p.mail.squares : p.mail.norms) +
-             int64_t{work.image} * rows * quads + thread;
-#pragma unroll
-      for (int i = 0; i < kWords; ++i) {
-        values[i] = absent_if(row_of(i) < rows && thread + group_of(i) * kThreads < quads);
-      }
-      load_absent(values, *this);
-    }
-
-    __device__ int row_of(int i) const { return few_tiles > 0 ? i & (few_tiles - 1) : 0; }
-    __device__ int group_of(int i) const { return few_tiles > 0 ? i >> (few_tiles / 2) : i; }
-    __device__ const uint4* operator()(int i) const { return from + row_of(i) * quads + group_of(i) * kThreads; }
-
-    __device__ void receive(float4 (&norms)[kQuadsOfThread]) {
-      convnext::receive(values, *this);
-#pragma unroll
-      for (int i = 0; i < kQuadsOfThread; ++i) {
-        norms[i] = floats_of(values[i]);
-      }
-      if constexpr (FewTiles) {
-        const float4 first = floats_of(values[0]) + floats_of(values[1]);
-        const float4 second = floats_of(values[2]) + floats_of(values[3]);
-        if (few_tiles == 4) {
-          norms[0] = roots(first + second);
-          norms[1] = make_float4(0.f, 0.f, 0.f, 0.f);
-        } else if (few_tiles == 2) {
-          norms[0] = roots(first);
-          norms[1] = roots(second);
-        }
-      }
-    }
-  };
-
-  // 1 / (mean_N |h| + eps) of the image, and gamma |h| of the piece's columns into `memory`; the block meets.
-  __device__ float finish_norms(const ConvNextStage& p, Norms& received, int thread, Memory& memory) const {
-    float4 norms[kQuadsOfThread];
-    received.receive(norms);
-    float sum = 0.f;
-#pragma unroll
-    for (int i = 0; i < kQuadsOfThread; ++i) {
-      const float4 norm = norms[i];
-      sum += (norm.x + norm.y) + (norm.z + norm.w);
-      if (const int k = 4 * (thread + i * kThreads) - first_k(); static_cast<unsigned>(k) < Product::kDepth) {
-        auto* gain = reinterpret_cast<float4*>(memory.gains + k);
-        const float4 gamma = k + first_k() < p.wide ? *gain : make_float4(0.f, 0.f, 0.f, 0.f);
-        *gain = make_float4(gamma.x * norm.x, gamma.y * norm.y, gamma.z * norm.z, gamma.w * norm.w);
-      }
-    }
-    sum = sum_of_lanes<32>(sum);
-    if (thread % 32 == 0) {
-      memory.sums[thread / 32] = sum;
-    }
-    __syncthreads();
-    float4 total = make_float4(0.f, 0.f, 0.f, 0.f);
-#pragma unroll
-    for (int i = 0; i < kWarps; i += 4) {
-      total = total + *reinterpret_cast<const float4*>(memory.sums + i);
-    }
-    const float mean = ((total.x + total.y) + (total.z + total.w)) * approximate_reciprocal(static_cast<float>(p.wide));
-    return approximate_reciprocal(mean + kEpsilon);
   }
 
   // v * (1 + gain) of two halves, rounded once.

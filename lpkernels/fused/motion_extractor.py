@@ -41,7 +41,8 @@ class PatchNorm(WeightedLayer):
 class ConvNextStage(WeightedLayer):
     """All blocks of a stage and the step before them, if any (``ops.convnext_stage``); taps in float32.
 
-    ``step``: a convolution into which its layer norm's affine is folded. A block's layer norm is folded into its widening linear layer, GRN's beta into the narrowing one's bias.
+    ``step``: a convolution into which its layer norm's affine is folded. A block's layer norm is folded into its
+    widening linear layer, GRN's beta into the narrowing one's bias.
     """
 
     op = "convnext_stage"

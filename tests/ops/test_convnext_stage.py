@@ -304,8 +304,16 @@ def bad_with_a_step(**changed: object) -> dict[str, object]:
         (bad(step_bias=torch.zeros(8)), ValueError, "step_bias is given without step_weight"),
         (bad(step_weight=torch.zeros(8, 2, 2, 8)), ValueError, "step_weight is given without step_bias"),
         (bad_with_a_step(x=torch.zeros(1, 1, 5, 4)), ValueError, "at least 2 pixels high and wide for a step"),
-        (bad_with_a_step(step_weight=torch.zeros(8, 2, 2, 8)), ValueError, r"step_weight must have shape \(8, 2, 2, 4\)"),
-        (bad_with_a_step(step_weight=torch.zeros(8, 2, 2, 4).half()), TypeError, "step_weight must have the dtype of x"),
+        (
+            bad_with_a_step(step_weight=torch.zeros(8, 2, 2, 8)),
+            ValueError,
+            r"step_weight must have shape \(8, 2, 2, 4\)",
+        ),
+        (
+            bad_with_a_step(step_weight=torch.zeros(8, 2, 2, 4).half()),
+            TypeError,
+            "step_weight must have the dtype of x",
+        ),
         (bad_with_a_step(step_bias=torch.zeros(4)), ValueError, r"step_bias must have shape \(8\)"),
     ],
 )
