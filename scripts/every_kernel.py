@@ -122,12 +122,15 @@ def block(side: tuple[int, int], channels: int) -> Tensor:
     return ops.grn_linear(h, squares, floats(wide), weight(channels, wide), floats(channels), x)
 
 
-def stage(side: tuple[int, int], channels: int, blocks: int = 2, images: int = 1) -> Tensor:
-    """ConvNeXt blocks in one kernel; of more than three images in three each."""
-    x, wide = halves(images, *side, channels), 4 * channels
+def stage(side: tuple[int, int], channels: int, blocks: int = 2, images: int = 1, step: bool = False) -> Tensor:
+    """ConvNeXt blocks in one kernel, perhaps with the step before; of more than three images in three each."""
+    height, width = side
+    before = (2 * height + 1, 2 * width, channels // 2) if step else (height, width, channels)
+    x, wide = halves(images, *before), 4 * channels
     first = floats(blocks, 7, 7, channels), floats(blocks, channels), weight(blocks, wide, channels)
     second = floats(blocks, wide), weight(blocks, channels, wide), floats(blocks, channels)
-    return ops.convnext_stage(x, *first, floats(blocks, wide), *second)
+    own = (weight(channels, 2, 2, channels // 2), floats(channels)) if step else ()
+    return ops.convnext_stage(x, *first, floats(blocks, wide), *second, *own)
 
 
 def keypoints(batch: int = 1) -> Tensor:
@@ -215,6 +218,10 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "a stage of one kernel, 192 channels": lambda: stage((9, 12), 192),
     "a stage of one kernel, 384 channels": lambda: stage((8, 9), 384),
     "a stage of one kernel, 768 channels": lambda: stage((8, 8), 768),
+    "a stage with its step, 96 channels": lambda: stage((17, 16), 96, step=True),
+    "a stage with its step, 192 channels": lambda: stage((9, 12), 192, step=True),
+    "a stage with its step, 384 channels": lambda: stage((8, 9), 384, step=True),
+    "a stage with its step, 768 channels": lambda: stage((8, 8), 768, step=True),
     "a stage of many images, 96 channels": lambda: stage((17, 16), 96, images=5),
     "a stage of many images, 192 channels": lambda: stage((9, 12), 192, images=4),
     "a stage of many images, 384 channels": lambda: stage((8, 9), 384, images=5),
