@@ -13,6 +13,7 @@
 #include <memory>
 #include <new>
 #include <random>
+#include <source_location>
 #include <vector>
 
 #include "convnext/cuda_values.h"
@@ -69,7 +70,8 @@ struct Block {
   std::vector<Warp> warps;
   SharedMemory memory;
   Cluster* cluster;
-  int left;  // threads that run
+  int left;          // threads that run
+  unsigned met = 0;  // the line of __syncthreads where the first of those that wait does
   Barrier barriers[16]{};
 
   int threads() const { return barrier.expected; }
@@ -265,8 +267,14 @@ T* place_in(T* own, int rank) {
 #define blockIdx (emulated::current->block->index)
 #define gridDim (emulated::grid)
 
-inline void __syncthreads() {
-  emulated::sync(emulated::current->block->barrier);
+inline void __syncthreads(std::source_location here = std::source_location::current()) {
+  emulated::Block& block = *emulated::current->block;
+  if (block.barrier.arrived == 0) {
+    block.met = here.line();
+  } else if (block.met != here.line()) {
+    emulated::fail("threads of a block meet at different places");
+  }
+  emulated::sync(block.barrier);
 }
 
 inline void __syncwarp() {
