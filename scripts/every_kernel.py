@@ -233,9 +233,10 @@ CASES: dict[str, Callable[[], Tensor]] = {
 
 @torch.no_grad()
 def main(pattern: str = "") -> None:
-    for name, run in CASES.items():
-        if pattern not in name:
-            continue
+    chosen = {name: run for name, run in CASES.items() if pattern in name}
+    if not chosen:
+        raise SystemExit(f"no case has {pattern!r} in its name; there are: {', '.join(CASES)}")
+    for name, run in chosen.items():
         answer = run()
         if DEVICE == "cuda":
             torch.cuda.synchronize()
