@@ -25,7 +25,7 @@ namespace lpkernels::convnext {
 template <class P, bool FewTiles, int MostSplits>
 struct StageProject {
   using Product = P;
-  static constexpr int kMostSplits = MostSplits, kLeastSplits = MostSplits > 1 ? 2 : 1;
+  static constexpr int kLeastSplits = MostSplits > 1 ? 2 : 1;
   static constexpr int kMostWide = MostSplits * Product::kDepth;  // of N
   using Norms = StageNorms<FewTiles, kMostWide, Product::kDepth>;
   static constexpr int kGroups = Product::kGroups, kColumns = Product::kColumns;
