@@ -21,7 +21,7 @@ namespace lpkernels::convnext {
 // Where a thread block's shared memory has what.
 template <class Expand, class Project>
 struct StageMemory {
-  uint64_t arrivals[4];  // of both halves' weights, of taps and biases, and of the second half's sums
+  uint64_t arrivals[5];  // of both halves' weights, of taps and biases, of the second half's sums, and of norms
   Expand expand_work;    // worked out once
   Project project_work;
   typename Expand::Memory expand;
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
                                                                 memory.arrivals + 1};
   const BoxedWeights<typename Project::Product> step_weights{p.step_weights, memory.project_weights,
                                                              memory.arrivals + 1};
-  uint64_t *constants = memory.arrivals + 2, *sums = memory.arrivals + 3;
+  uint64_t *constants = memory.arrivals + 2, *sums = memory.arrivals + 3, *norms = memory.arrivals + 4;
   const bool expands = block_index() < p.expand_blocks, projects = block_index() < p.project_blocks;
   // By those that ask.
   const auto ask_for_expand_weights = [&](int i, int thread) {
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
 
   if (threadIdx.x == kTellingThread) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < 5; ++i) {
       init_arrivals(memory.arrivals + i);
     }
     memory.expand_work = Expand(p, block_index());
@@ -120,6 +120,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     }
   }
   Expand::begin(memory.expand, thread_index());
+  Project::Norms::begin(memory.project.norms, thread_index());
   const typename Project::Own own(p, memory.project_work, thread_index());
   publish_to_copies();  // and to the tensor cores
   wait_for_cluster();   // all of its blocks run: their memory may be written
@@ -206,8 +207,9 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     if (thread == kTellingThread) {
       ask_for_constants(i + 1, i);
     }
-    const auto before_h = [&] {
-      add_up_squares(p, i, thread);
+    const auto before_h = [&] { !p.few_tiles ? add_up_squares(p, i, thread) : void(); };
+    // By those that neither multiply nor ask for h of their own.
+    const auto while_projecting = [&] {
       if (thread >= kConvolving) {
         wait_for_bytes(constants, i + 1);
         if (!last) {
@@ -219,8 +221,9 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     if (projects) {
       const Project work = memory.project_work;
       work.run(
-          p, i, thread, own, memory.project, memory.sent, memory.a, memory.project_weights, sums, before_h,
-          [&] { project_weights.wait(i + p.steps()); },
+          p, i, thread, own, memory.project, memory.sent, memory.a, memory.project_weights, sums, norms,
+          before_h,
+          [&] { project_weights.wait(i + p.steps()); }, while_projecting,
           [&] {
             if (asks(thread) && !last) {
               ask_for_project_weights(i + 1, thread);
@@ -229,6 +232,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
           });
     } else {
       before_h();
+      while_projecting();
       __syncthreads();
     }
     arrive_at_cluster();
@@ -303,8 +307,8 @@ void with_stage(ConvNextStage& p, Run&& run) {
     p.expand_blocks = static_cast<int>(expand_blocks);
     p.project_blocks = static_cast<int>(project_blocks);
     p.quads_of_image = Divisor(p.wide / 4);
-    p.few_tiles = Project::Norms::few_tiles(p.tiles, p.wide / 4);
-    p.quads_of_block = p.few_tiles > 0 ? 0 : static_cast<int>((p.batch * p.wide / 4 + grid - 1) / grid);
+    p.few_tiles = Project::Norms::few_tiles(p.tiles);
+    p.quads_of_block = p.few_tiles ? 0 : static_cast<int>((p.batch * p.wide / 4 + grid - 1) / grid);
     run(variant, grid);
   };
   const auto takes = [&](auto variant) { return p.channels <= variant.kMostChannels && p.wide <= variant.kMostWide; };

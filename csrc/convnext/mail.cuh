@@ -34,15 +34,22 @@ struct Mail {
 __device__ inline bool is_there(uint4 v) {
   return max(max(v.x, v.y), max(v.z, v.w)) != kAbsent;
 }
+__device__ inline bool is_there(uint32_t v) {
+  return v != kAbsent;
+}
 
+// What is to come if it exists, else zeros.
+__device__ inline uint32_t absent_word_if(bool exists) {
+  return exists ? kAbsent : 0;
+}
 __device__ inline uint4 absent_if(bool exists) {
-  const uint32_t word = exists ? kAbsent : 0;
+  const uint32_t word = absent_word_if(exists);
   return make_uint4(word, word, word, word);
 }
 
 // Loads those of the values that are absent, once.
-template <int N, class From>
-__device__ void load_absent(uint4 (&values)[N], From&& from) {
+template <class Words, int N, class From>
+__device__ void load_absent(Words (&values)[N], From&& from) {
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     if (!is_there(values[i])) {
@@ -52,8 +59,8 @@ __device__ void load_absent(uint4 (&values)[N], From&& from) {
 }
 
 // Until all of them are there, of all lanes of a warp: lanes that went on alone would hold up those that wait.
-template <int N, class From>
-__device__ void receive(uint4 (&values)[N], From&& from) {
+template <class Words, int N, class From>
+__device__ void receive(Words (&values)[N], From&& from) {
   const auto complete = [&] {
     bool all = true;
 #pragma unroll

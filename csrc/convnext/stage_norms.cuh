@@ -1,7 +1,8 @@
 // GRN's norms within convnext_stage: |h| = sqrt(sum over an image of h^2), of each of the N columns, and their mean.
 //
-// The grid's blocks divide the columns among themselves, add up the tiles' squares and hand |h| to all by mail, two
-// ways through the L2; of an image of few tiles every block adds up all squares itself, one way, 24 KB.
+// The squares of an image of few tiles come to whoever has the column of h, one way through the L2; the blocks of a
+// cluster, which have all columns among them, tell each other the sums of their |h|, while h is on its way. Of more
+// tiles the grid's blocks divide the columns among themselves, add up their squares and hand |h| to all by mail.
 #pragma once
 
 #include "convnext/stage_parameters.cuh"
@@ -41,94 +42,93 @@ __device__ inline void add_up_squares(const ConvNextStage& p, int block, int thr
   }
 }
 
-// |h| on its way to a thread: of some groups of four columns, or as the squares of p.few_tiles tiles, two of two groups
-// or four of one. FewTiles: whether there may be so few; Depth: of a thread block's piece of N.
-template <bool FewTiles, int MostWide, int Depth>
+// |h| of the column that a thread has of h: the squares of at most kTiles tiles or, by mail, the number itself and, where
+// FewTiles does not say that the cluster adds up, those of the other pieces of N. Depth: of a piece.
+template <bool FewTiles, int MostSplits, int Depth>
 struct StageNorms {
-  static constexpr int kQuads = ceil_div(MostWide / 4, kThreads);  // of a thread
-  static constexpr int kWords = FewTiles ? 4 : kQuads;
-  static_assert(kQuads <= 2);
+  static constexpr int kTiles = 4;
+  static constexpr int kWords = FewTiles ? kTiles : MostSplits;
+  static_assert(Depth < kThreads && MostSplits <= 8);
 
   struct Memory {
-    alignas(16) float gains[Depth];  // gamma, then gamma |h|, of the piece's columns
+    alignas(16) float gamma[Depth];  // of the piece's columns
     alignas(16) float sums[kWarps];  // of |h|
+    alignas(16) float sums_of_pieces[8];
   };
 
-  const uint4* from;
-  int tiles, quads;  // tiles: whose squares come, or 0
-  uint4 values[kWords];
+  const uint32_t* from;
+  int step;  // from one word to the next
+  uint32_t values[kWords];
 
-  // Squares of so many tiles are a thread's for all of its columns, if not 0.
-  static int few_tiles(int tiles, int quads) {
-    const bool two = FewTiles && tiles <= 2, four = FewTiles && tiles <= 4 && quads <= kThreads;
-    return two ? 2 : four ? 4 : 0;
+  // Whether the squares of so many tiles are added up by who needs their sum.
+  static bool few_tiles(int tiles) { return FewTiles && tiles <= kTiles; }
+
+  // Once, before anything else.
+  __device__ static void begin(Memory& memory, int thread) {
+    if (thread < 8) {
+      memory.sums_of_pieces[thread] = 0.f;
+    }
   }
 
-  // Asks for them.
-  __device__ StageNorms(const ConvNextStage& p, int block, int image, int thread)
-      : tiles(FewTiles ? p.few_tiles : 0), quads(p.quads_of_image.value) {
-    const int rows = tiles > 0 ? p.tiles : 1;
-    from = p.mail.at<const uint4>(block, tiles > 0 ? p.mail.squares : p.mail.norms) + int64_t{image} * rows * quads +
-           thread;
+  // Asks for them, of the thread's column of the piece from first_k on.
+  __device__ StageNorms(const ConvNextStage& p, int block, int image, int first_k, int thread) {
+    const bool squares = FewTiles && p.few_tiles;
+    const int rows = squares ? p.tiles : 1, k = FewTiles ? first_k + thread : thread;
+    step = FewTiles ? p.wide : Depth;
+    from = p.mail.at<const uint32_t>(block, squares ? p.mail.squares : p.mail.norms) + int64_t{image} * rows * p.wide + k;
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      values[i] = absent_if(row_of(i) < rows && thread + group_of(i) * kThreads < quads);
+      values[i] = absent_word_if(thread < Depth && (FewTiles ? k < p.wide && i < rows : k + i * Depth < p.wide));
     }
     load_absent(values, *this);
   }
 
   // Where the i-th word is.
-  __device__ const uint4* operator()(int i) const { return from + row_of(i) * quads + group_of(i) * kThreads; }
+  __device__ const uint32_t* operator()(int i) const { return from + i * step; }
 
-  // 1 / (mean_N |h| + eps) of the image, and gamma |h| of the columns from first_k on into `memory`; the block meets.
-  __device__ float finish(int first_k, int wide, int thread, Memory& memory) {
-    float4 norms[kQuads];
-    receive(norms);
-    float sum = 0.f;
+  __device__ void receive() { convnext::receive(values, *this); }
+
+  // |h| of the thread's column over their mean (+ eps); the block meets. arrivals: of the sums of the cluster's pieces.
+  __device__ float finish(const ConvNextStage& p, int block, int part, int thread, Memory& memory,
+                          uint64_t* arrivals) const {
+    float norm = 0.f, sum = 0.f;
 #pragma unroll
-    for (int i = 0; i < kQuads; ++i) {
-      const float4 norm = norms[i];
-      sum += (norm.x + norm.y) + (norm.z + norm.w);
-      if (const int k = 4 * (thread + i * kThreads) - first_k; static_cast<unsigned>(k) < Depth) {
-        auto* gain = reinterpret_cast<float4*>(memory.gains + k);
-        const float4 gamma = k + first_k < wide ? *gain : make_float4(0.f, 0.f, 0.f, 0.f);
-        *gain = make_float4(gamma.x * norm.x, gamma.y * norm.y, gamma.z * norm.z, gamma.w * norm.w);
-      }
+    for (int i = 0; i < kWords; ++i) {
+      const float value = __uint_as_float(values[i]);
+      norm = FewTiles || i != part ? norm : value;
+      sum += value;
+    }
+    if (FewTiles) {
+      norm = sum = p.few_tiles ? approximate_root(sum) : sum;
     }
     sum = sum_of_lanes<32>(sum);
     if (thread % 32 == 0) {
       memory.sums[thread / 32] = sum;
     }
     __syncthreads();
-    float4 total = make_float4(0.f, 0.f, 0.f, 0.f);
+    const auto all = [](const float* sums, int count) {
+      float4 total = *reinterpret_cast<const float4*>(sums);
 #pragma unroll
-    for (int i = 0; i < kWarps; i += 4) {
-      total = total + *reinterpret_cast<const float4*>(memory.sums + i);
-    }
-    const float mean = ((total.x + total.y) + (total.z + total.w)) * approximate_reciprocal(static_cast<float>(wide));
-    return approximate_reciprocal(mean + kEpsilon);
-  }
-
- private:
-  __device__ int row_of(int i) const { return tiles > 0 ? i & (tiles - 1) : 0; }
-  __device__ int group_of(int i) const { return tiles > 0 ? i >> (tiles / 2) : i; }
-
-  __device__ void receive(float4 (&norms)[kQuads]) {
-    convnext::receive(values, *this);
-#pragma unroll
-    for (int i = 0; i < kQuads; ++i) {
-      norms[i] = floats_of(values[i]);
-    }
-    if constexpr (FewTiles) {
-      const float4 first = floats_of(values[0]) + floats_of(values[1]);
-      const float4 second = floats_of(values[2]) + floats_of(values[3]);
-      if (tiles == 4) {
-        norms[0] = roots(first + second);
-        norms[1] = make_float4(0.f, 0.f, 0.f, 0.f);
-      } else if (tiles == 2) {
-        norms[0] = roots(first);
-        norms[1] = roots(second);
+      for (int i = 4; i < count; i += 4) {
+        total = total + *reinterpret_cast<const float4*>(sums + i);
       }
+      return (total.x + total.y) + (total.z + total.w);
+    };
+    if constexpr (FewTiles) {
+      if (thread < p.splits) {
+        send(memory.sums_of_pieces + part, all(memory.sums, kWarps), thread, arrivals);
+      }
+      wait_for_bytes(arrivals, block);
+      sum = all(memory.sums_of_pieces, 8);
+    } else {
+      sum = all(memory.sums, kWarps);
+    }
+    return norm * approximate_reciprocal(fmaf(sum, approximate_reciprocal(static_cast<float>(p.wide)), kEpsilon));
+  }
+  // How many bytes of the cluster's pieces come; one thread says so.
+  __device__ static void expect(const ConvNextStage& p, uint64_t* arrivals) {
+    if (FewTiles) {
+      expect_bytes(arrivals, p.splits * static_cast<int>(sizeof(float)));
     }
   }
 };

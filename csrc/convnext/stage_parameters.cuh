@@ -24,7 +24,7 @@ struct ConvNextStage {
   int splits = 0;  // of the second half's K: a power of two, the cluster
   int expand_blocks = 0, project_blocks = 0;
   int vectors_of_block = 0;  // of eight channels, of a tile, that a thread block convolves
-  int few_tiles = 0;         // 2 or 4: an image has at most so many, and all blocks add up their squares; else 0
+  bool few_tiles = false;    // whose squares are added up by who needs their sum
   int quads_of_block = 0;    // groups of four columns, of all images, whose norms a thread block adds up
   Divisor expand_columns{}, expand_tiles{}, expand_tiles_w{};  // blocks of a tile; tiles of an image, of a row of them
   Divisor project_splits{}, project_tiles{}, project_columns{};

@@ -27,7 +27,7 @@ struct StageProject {
   using Product = P;
   static constexpr int kLeastSplits = MostSplits > 1 ? 2 : 1;
   static constexpr int kMostWide = MostSplits * Product::kDepth;  // of N
-  using Norms = StageNorms<FewTiles, kMostWide, Product::kDepth>;
+  using Norms = StageNorms<FewTiles, MostSplits, Product::kDepth>;
   static constexpr int kGroups = Product::kGroups, kColumns = Product::kColumns;
   static constexpr int kSumming = Product::kSumming;
   // Of y: a thread has two pixels of two columns of so many strips, for all sums that its block adds up.
@@ -86,7 +86,7 @@ struct StageProject {
   __device__ int ask_for_gamma(const ConvNextStage& p, int block, Memory& memory, uint64_t* arrival) const {
     const int bytes = kFloat * max(min(p.wide - first_k(), Product::kDepth), 0);
     if (bytes > 0) {
-      copy_bulk(memory.norms.gains, p.gamma + int64_t{block} * p.wide + first_k(), bytes, arrival);
+      copy_bulk(memory.norms.gamma, p.gamma + int64_t{block} * p.wide + first_k(), bytes, arrival);
     }
     return bytes;
   }
@@ -97,40 +97,54 @@ struct StageProject {
     return bytes;
   }
 
-  // y, into the mail or, of the last block of the network, the answer. before_h(), weights_are_read(): called when what
-  // waits for nobody has been worked out, and behind the product.
-  template <class Wait, class BeforeH, class Read>
+  // y, into the mail or, of the last block of the network, the answer. before_h(), while_multiplying(),
+  // weights_are_read(): called when what waits for nobody has been worked out, during the product, before the block
+  // meets, and behind it.
+  template <class BeforeH, class Wait, class While, class Read>
   __device__ void run(const ConvNextStage& p, int block, int thread, const Own& own, Memory& memory, Sent& sent,
-                      __half* a, const uint4* weights, uint64_t* arrivals, BeforeH&& before_h, Wait&& wait_for_weights,
-                      Read&& weights_are_read) const {
+                      __half* a, const uint4* weights, uint64_t* arrivals, uint64_t* norm_arrivals, BeforeH&& before_h,
+                      Wait&& wait_for_weights, While&& while_multiplying, Read&& weights_are_read) const {
     const __half* from = p.mail.at<const __half>(block, p.mail.h) + own.h;
     const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(from + i * kPatchW * p.wide); };
-    expect_sums(p, thread, arrivals);
+    if (thread == kTellingThread) {
+      expect_sums(p, arrivals);
+      Norms::expect(p, norm_arrivals);
+    }
     before_h();
     uint4 first[1] = {absent_if(own.strips > 0)}, h[kGroups];
-    receive(first, place_of);              // not all at once while nothing is there
-    Norms norms(p, block, image, thread);  // before the rest of h, for more is to be done behind them
+    if (!FewTiles) {
+      receive(first, place_of);  // not all at once while nothing is there
+    }
+    Norms norms(p, block, image, first_k(), thread);
+    if (FewTiles) {
+      norms.receive();  // just before h, of all its tiles
+    }
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
       h[i] = i == 0 ? first[0] : absent_if(own.strips > i);
     }
     load_absent(h, place_of);
+    uint32_t residual[kOwn][2];
+    load_residual(p, block, own, residual);
     wait_for_weights();
-    const float inverse = norms.finish(first_k(), p.wide, thread, memory.norms);
+    if (!FewTiles) {
+      norms.receive();
+    }
+    const float norm = norms.finish(p, block, part, thread, memory.norms, norm_arrivals);
     receive(h, place_of);
     if (thread < Product::kDepth) {
-      scale(memory.norms.gains[thread] * inverse, h, reinterpret_cast<uint4*>(a) + thread);
+      const float gamma = own.strips > 0 ? memory.norms.gamma[thread] : 0.f;
+      scale(gamma * norm, h, reinterpret_cast<uint4*>(a) + thread);
     }
     publish_to_copies();  // and to the tensor cores
     __syncthreads();
-    uint32_t residual[kOwn][2];
-    load_residual(p, block, own, residual);
     Product product(thread);
     if (product.multiplies()) {
       const Operand columns = operand_of_columns(a, Product::kDepth);
       Product::template multiply<true>(weights, product.tile(), product.sums,
                                        [&](int i) { return columns.at(i * Product::kStep); });
     }
+    while_multiplying();
     __half* y = block + 1 == p.blocks ? p.y : p.mail.at<__half>(block + 1, p.mail.x);
     add_up(p, block + p.steps(), own, product, residual, memory, sent, arrivals, y, weights_are_read);
   }
@@ -141,7 +155,9 @@ struct StageProject {
   __device__ void step(const ConvNextStage& p, int thread, const Own& own, Memory& memory, Sent& sent, __half* a,
                        const uint4* weights, uint64_t* arrivals, Wait&& wait_for_weights, While&& while_multiplying,
                        Read&& weights_are_read) const {
-    expect_sums(p, thread, arrivals);
+    if (thread == kTellingThread) {
+      expect_sums(p, arrivals);
+    }
     Step::normalize(p, *this, thread, reinterpret_cast<uint4*>(a));
     publish_to_copies();  // and to the tensor cores
     __syncthreads();
@@ -261,8 +277,8 @@ struct StageProject {
     }
   }
   // What is to come of the others' sums; one thread says so.
-  __device__ static void expect_sums(const ConvNextStage& p, int thread, uint64_t* arrivals) {
-    if (MostSplits > 1 && thread == kTellingThread) {
+  __device__ static void expect_sums(const ConvNextStage& p, uint64_t* arrivals) {
+    if (MostSplits > 1) {
       expect_bytes(arrivals, (p.splits - 1) * sent_bytes(p));
     }
   }
