@@ -40,10 +40,10 @@ struct StageMemory {
 // Makes all words of a block of the network's slot absent, by `threads` threads of every thread block.
 __device__ inline void make_absent(const Mail& mail, int block, int thread, int threads) {
   unsigned char* slot = mail.slot(block);
-  const auto stride = static_cast<int64_t>(gridDim.x) * threads;
+  const int stride = 16 * static_cast<int>(gridDim.x) * threads;
 #pragma unroll 4
-  for (int64_t i = int64_t{block_index()} * threads + thread; i < mail.slot_bytes / 16; i += stride) {
-    store_words(slot + 16 * i, absent_if(true));
+  for (int i = 16 * (block_index() * threads + thread); i < mail.slot_bytes; i += stride) {
+    store_words(slot + i, absent_if(true));
   }
 }
 
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
                                                                 memory.arrivals + 1};
   const BoxedWeights<typename Project::Product> step_weights{p.step_weights, memory.project_weights,
                                                              memory.arrivals + 1};
-  uint64_t *constants = memory.arrivals + 2, *sums = memory.arrivals + 3, *norms = memory.arrivals + 4;
+  uint64_t* constants = memory.arrivals + 2;
   const bool expands = block_index() < p.expand_blocks, projects = block_index() < p.project_blocks;
   // By those that ask.
   const auto ask_for_expand_weights = [&](int i, int thread) {
@@ -112,9 +112,6 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
       const Project work = memory.project_work;
       step_weights.ask(0, work.first_n, work.first_k(), threadIdx.x);
     }
-    if (expands && !(projects && p.steps())) {
-      ask_for_expand_weights(0, threadIdx.x);
-    }
     if (projects && !p.steps()) {
       ask_for_project_weights(0, threadIdx.x);
     }
@@ -134,105 +131,78 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
       barrier.arrive();
     }
   }
-  if (p.steps()) {
-    if (projects) {
-      const Project work = memory.project_work;
-      work.template step<Step>(
-          p, thread_index(), own, memory.project, memory.sent, memory.a, memory.project_weights, sums,
-          [&] { step_weights.wait(0); },
-          [&] {
-            if (const int thread = thread_index(); thread >= kConvolving) {
-              if (asks(thread) && expands) {
-                ask_for_expand_weights(0, thread);  // not in the way of what the step waits for
-              }
-              wait_for_bytes(constants, 0);
-              barrier.wait(0);
-            }
-          },
-          [&] {
-            if (asks(thread_index())) {
-              ask_for_project_weights(0, thread_index());
-              prefetch(1, thread_index());
-            }
-          });
-    } else {
-      barrier.wait(0);  // before it looks for x
-    }
-    arrive_at_cluster();
-  }
+  const typename Project::Arrivals arrivals{memory.arrivals + 3, memory.arrivals + 4};
 #pragma unroll 1
-  for (int i = 0; i < p.blocks; ++i) {
+  for (int i = -1; i < p.blocks; ++i) {  // -1: the step, if any
     const bool last = i + 1 == p.blocks;
-    if (const int thread = thread_index(); thread >= kConvolving) {
-      if (!last) {
-        make_absent(p.mail, i + 1, thread - kConvolving, kWarpgroup);  // read by all, who have met behind it
-      }
-      if (expands) {
-        expand_weights.wait(i);
-        Expand::add_up_weights(memory.expand_weights, thread, memory.expand);
-      }
-    } else if (expands) {
-      const Expand work = memory.expand_work;
-      const auto behind_x = [&] {
+    if (i >= 0) {
+      if (const int thread = thread_index(); thread >= kConvolving) {
+        if (!last) {
+          make_absent(p.mail, i + 1, thread - kConvolving, kWarpgroup);  // read by all, who have met behind it
+        }
+        if (expands) {
+          expand_weights.wait(i);
+          Expand::add_up_weights(memory.expand_weights, thread, memory.expand);
+        }
         if (i == 0) {
-          wait_for_bytes(constants, 0);
-          Expand::template pack_taps<kConvolving>(thread, memory.expand);
+          barrier.wait(0);  // for those that have nothing to convolve
+        }
+      } else if (expands) {
+        const Expand work = memory.expand_work;
+        work.convolve(p, i, thread, memory.expand, memory.halo, [&] { i == 0 ? barrier.wait(0) : void(); });
+      }
+      wait_for_cluster();  // the others have received this block's sums, and it has used theirs
+      const auto while_multiplying = [&] {
+        if (thread_index() == kTellingThread && !last) {
+          barrier.arrive();  // its part of the next slot is absent
         }
       };
-      work.convolve(p, i, thread, memory.expand, memory.halo, behind_x, [&] { i == 0 ? barrier.wait(0) : void(); });
-    }
-    if (i == 0) {
-      barrier.wait(0);  // who has nothing to convolve
-      __syncthreads();  // the taps have been packed
-    }
-    if (p.x_comes_by_mail(i)) {
-      wait_for_cluster();  // the others have received this block's sums, and it has used theirs
-    }
-    const auto while_multiplying = [&] {
-      if (thread_index() == kTellingThread && !last) {
-        barrier.arrive();  // its part of the next slot is absent
+      if (expands) {
+        const Expand work = memory.expand_work;
+        work.run(p, i, thread_index(), memory.expand, memory.staged, memory.a, memory.expand_weights, while_multiplying,
+                 [&] { expand_weights.wait(i); });
+      } else {
+        __syncthreads();
+        while_multiplying();
       }
-    };
-    if (expands) {
-      const Expand work = memory.expand_work;
-      work.run(
-          p, i, thread_index(), memory.expand, memory.staged, memory.a, memory.expand_weights, while_multiplying,
-          [&] { expand_weights.wait(i); },
-          [&] { asks(thread_index()) && !last ? ask_for_expand_weights(i + 1, thread_index()) : void(); });
-    } else {
-      __syncthreads();
-      while_multiplying();
+      if (thread_index() == kTellingThread) {
+        ask_for_constants(i + 1, i);
+      }
+      if (!p.few_tiles) {
+        add_up_squares(p, i, thread_index());
+      }
     }
     const int thread = thread_index();
-    if (thread == kTellingThread) {
-      ask_for_constants(i + 1, i);
-    }
-    const auto before_h = [&] { !p.few_tiles ? add_up_squares(p, i, thread) : void(); };
-    // By those that neither multiply nor ask for h of their own.
-    const auto while_projecting = [&] {
-      if (thread >= kConvolving) {
-        wait_for_bytes(constants, i + 1);
-        if (!last) {
-          Expand::template pack_taps<kWarpgroup>(thread - kConvolving, memory.expand);
-          barrier.wait(i + 1);  // the next slot may be written
-        }
+    const bool multiplies = projects && (i >= 0 || p.steps());
+    const Project work = memory.project_work;
+    typename Project::Residual residual = {};
+    const auto product = !multiplies ? typename Project::Product(thread)
+                         : i < 0
+                             ? work.template step<Step>(
+                                   p, thread, memory.a, memory.project_weights, arrivals, [&] { step_weights.wait(0); })
+                             : work.run(
+                                   p, i, thread, own, memory.project, memory.a, memory.project_weights, arrivals,
+                                   residual, [&] { project_weights.wait(i + p.steps()); });
+    if (thread >= kConvolving) {  // while others multiply
+      if (asks(thread) && expands && !last) {
+        ask_for_expand_weights(i + 1, thread);
       }
-    };
-    if (projects) {
-      const Project work = memory.project_work;
-      work.run(
-          p, i, thread, own, memory.project, memory.sent, memory.a, memory.project_weights, sums, norms,
-          before_h,
-          [&] { project_weights.wait(i + p.steps()); }, while_projecting,
-          [&] {
-            if (asks(thread) && !last) {
-              ask_for_project_weights(i + 1, thread);
-              prefetch(i + 2, thread);
-            }
-          });
+      wait_for_bytes(constants, i + 1);
+      if (!last) {
+        Expand::pack_taps(thread - kConvolving, memory.expand);
+      }
+      if (thread >= kThreads - 32 && !last && (i >= 0 || p.steps())) {
+        barrier.wait(i + 1);  // the next slot may be written
+      }
+    }
+    if (multiplies) {
+      work.add_up(p, i, own, product, residual, memory.project, memory.sent, arrivals, [&] {
+        if (asks(thread) && !last) {
+          ask_for_project_weights(i + 1, thread);
+          prefetch(i + 2, thread);
+        }
+      });
     } else {
-      before_h();
-      while_projecting();
       __syncthreads();
     }
     arrive_at_cluster();
@@ -278,10 +248,11 @@ void with_stage(ConvNextStage& p, Run&& run) {
     while (p.splits * Project::Product::kDepth < p.wide) {
       p.splits *= 2;
     }
+    p.own_strips = share_of(Project::kGroups, p.splits);
     Mail& mail = p.mail;
     int64_t end = 0;
     const auto place = [&](int64_t numbers, int bytes) {
-      const int64_t first = end;
+      const auto first = static_cast<int>(end);  // small, if the GPU holds the grid
       end += (numbers * bytes + 15) / 16 * 16;
       return first;
     };
@@ -291,7 +262,7 @@ void with_stage(ConvNextStage& p, Run&& run) {
     mail.h = place(int64_t{p.batch} * p.strips * kPatchW * p.wide, sizeof(__half));
     mail.squares = place(tiles * p.wide, sizeof(float));
     mail.norms = place(int64_t{p.batch} * p.wide, sizeof(float));
-    mail.slot_bytes = end;
+    mail.slot_bytes = static_cast<int>(end);
     const int tiles_w = ceil_div(p.width, kPatchW), columns = ceil_div(p.wide, Expand::Product::kColumns);
     p.expand_columns = Divisor(columns);
     p.expand_tiles = Divisor(p.tiles);

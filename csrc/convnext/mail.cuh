@@ -17,17 +17,17 @@ constexpr int kMailSlots = 3;  // a block of the network takes every third
 // What one block of the network hands over, in bytes from its slot on; of all images.
 struct Mail {
   unsigned char* first;
-  int64_t x;        // (B, H, W, C) half: the answer of the block of the network before
-  int64_t v;        // (B, tiles, C / 8, pixels of a tile, 8) half
-  int64_t h;        // (B, strips, N, 8) half
-  int64_t squares;  // (B, tiles, N) float
-  int64_t norms;    // (B, N) float
-  int64_t slot_bytes;
+  int x;        // (B, H, W, C) half: the answer of the block of the network before
+  int v;        // (B, tiles, C / 8, pixels of a tile, 8) half
+  int h;        // (B, strips, N, 8) half
+  int squares;  // (B, tiles, N) float
+  int norms;    // (B, N) float
+  int slot_bytes;
 
   __device__ unsigned char* slot(int block) const { return first + block % kMailSlots * slot_bytes; }
   template <class T>
-  __device__ T* at(int block, int64_t offset) const {
-    return reinterpret_cast<T*>(slot(block) + offset);
+  __device__ T* at(int block, int offset) const {
+    return reinterpret_cast<T*>(first + (block % kMailSlots * slot_bytes + offset));
   }
 };
 

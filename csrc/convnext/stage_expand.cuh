@@ -85,24 +85,22 @@ struct StageExpand {
     load_box(memory.raw_taps, p.taps_boxes, 2 * channel, 0, block, arrival);
     return kFloat * (outputs + channels) + static_cast<int>(sizeof(memory.raw_taps));
   }
-  // Puts taps that have arrived where the convolution has them, before the block meets; by so many threads.
-  template <int Threads>
+  // Puts taps that have arrived where the convolution has them, before the block meets; the last warpgroup does.
   __device__ static void pack_taps(int thread, Memory& memory) {
     constexpr int kRow = kTaps * kConvolved;
 #pragma unroll 1
-    for (int i = thread; i < kRow; i += Threads) {
+    for (int i = thread; i < kRow; i += kWarpgroup) {
       const float* own = memory.raw_taps + i;  // [row of taps][column, channel]
       memory.taps.columns[i] = make_uint4(halves(own[0], own[kRow]), halves(own[2 * kRow], own[3 * kRow]),
                                           halves(own[4 * kRow], own[5 * kRow]), halves(own[6 * kRow], 0.f));
     }
   }
 
-  // v of the block's own channels, into the mail, by the first threads. behind_x(): called when x has come;
-  // before_store(): what a warp waits for then.
-  template <class Behind, class Before>
+  // v of the block's own channels, into the mail, by the first threads. before_store(): what a warp waits for then.
+  template <class Before>
   __device__ void convolve(const ConvNextStage& p, int block, int thread, Memory& memory, __half* halo,
-                           Behind&& behind_x, Before&& before_store) const {
-    __half* mail = p.mail.at<__half>(block, p.mail.v) + int64_t{image * p.tiles + tile} * p.channels * kPixels;
+                           Before&& before_store) const {
+    __half* mail = p.mail.at<__half>(block, p.mail.v) + (image * p.tiles + tile) * p.channels * kPixels;
 #pragma unroll 1
     for (int pass = 0; pass < share.count; pass += Vectors) {
       if (pass > 0) {
@@ -115,9 +113,6 @@ struct StageExpand {
         wait_for_copies<0>();
       }
       load_halo(p, block, pass, thread, halo);
-      if (pass == 0) {
-        behind_x();
-      }
       meet<1, kConvolving>();
       __half* v = mail + (share.first + pass) * 8 * kPixels;
       const int end = (share.count - pass) * 8 * kPixels;
@@ -146,12 +141,10 @@ struct StageExpand {
     }
   }
 
-  // h and squares, into the mail. a: v as [vector][pixel]. while_multiplying(), weights_are_read(): called then, and
-  // when they have been.
-  template <class While, class Wait, class Read>
+  // h and squares, into the mail. a: v as [vector][pixel]. while_multiplying(): called then.
+  template <class While, class Wait>
   __device__ void run(const ConvNextStage& p, int block, int thread, Memory& memory, Staged& staged, __half* a,
-                      const uint4* weights, While&& while_multiplying, Wait&& wait_for_weights,
-                      Read&& weights_are_read) const {
+                      const uint4* weights, While&& while_multiplying, Wait&& wait_for_weights) const {
     memory.pixel_sums[thread] = receive_v(p, block, thread, a);
     publish_to_copies();  // and to the tensor cores
     __syncthreads();
@@ -176,7 +169,6 @@ struct StageExpand {
     const int of = thread % Product::kMultiplying, part = thread / Product::kMultiplying;
     const Columns columns(memory, of);
     __syncthreads();
-    weights_are_read();
     if constexpr (kParts > 1) {
       float sums[4 * kRows];
 #pragma unroll
@@ -241,7 +233,7 @@ struct StageExpand {
     constexpr int kCount = Product::kDepth / 8 * kPixels, kOwn = ceil_div(kCount, kThreads);
     static_assert(kThreads % kPixels == 0);
     const auto* from =
-        p.mail.at<const uint4>(block, p.mail.v) + int64_t{image * p.tiles + tile} * (p.channels / 8) * kPixels + thread;
+        p.mail.at<const uint4>(block, p.mail.v) + (image * p.tiles + tile) * (p.channels / 8) * kPixels + thread;
     const int count = p.channels / 8 * kPixels;
     float2 sum = make_float2(0.f, 0.f);
     uint4 first[1] = {absent_if(thread < count)};
@@ -316,8 +308,8 @@ struct StageExpand {
     }
     const int n = first_n + own.first, strips_w = p.expand_tiles_w.value;
     const int strip = image * p.strips + (top + first_row) * strips_w + left / kPatchW;
-    const int64_t row_of_strips = int64_t{strips_w} * p.wide * kPatchW;
-    __half* to = p.mail.at<__half>(block, p.mail.h) + (int64_t{strip} * p.wide + n) * kPatchW + 2 * pair;
+    const int row_of_strips = strips_w * p.wide * kPatchW;
+    __half* to = p.mail.at<__half>(block, p.mail.h) + (strip * p.wide + n) * kPatchW + 2 * pair;
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
 #pragma unroll
@@ -331,7 +323,7 @@ struct StageExpand {
   }
 
   __device__ void store_squares(const ConvNextStage& p, int block, int column, float sum) const {
-    float* to = p.mail.at<float>(block, p.mail.squares) + int64_t{image * p.tiles + tile} * p.wide + first_n;
+    float* to = p.mail.at<float>(block, p.mail.squares) + (image * p.tiles + tile) * p.wide + first_n;
     if (first_n + column < p.wide) {
       store_words(to + column, __float_as_uint(sum));
     }

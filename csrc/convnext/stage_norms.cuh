@@ -22,14 +22,13 @@ __device__ inline void add_up_squares(const ConvNextStage& p, int block, int thr
 #pragma unroll 1
   for (int i = (thread / 32 + kWarps - kFirstWarp) % kWarps; i < count; i += kWarps) {
     const int quad = first + i, image = p.quads_of_image.quotient(quad);
-    const float* from =
-        p.mail.at<const float>(block, p.mail.squares) + int64_t{image} * (p.tiles - 1) * p.wide + 4 * quad;
+    const float* from = p.mail.at<const float>(block, p.mail.squares) + image * (p.tiles - 1) * p.wide + 4 * quad;
     float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll 1
     for (int rows = 0; rows < p.tiles; rows += 2 * 32) {
       const int row = rows + lane;
       uint4 values[2] = {absent_if(row < p.tiles), absent_if(row + 32 < p.tiles)};
-      receive(values, [&](int i) { return reinterpret_cast<const uint4*>(from + int64_t{row + i * 32} * p.wide); });
+      receive(values, [&](int i) { return reinterpret_cast<const uint4*>(from + (row + i * 32) * p.wide); });
       sum = sum + (floats_of(values[0]) + floats_of(values[1]));
     }
 #pragma unroll
@@ -42,8 +41,8 @@ __device__ inline void add_up_squares(const ConvNextStage& p, int block, int thr
   }
 }
 
-// |h| of the column that a thread has of h: the squares of at most kTiles tiles or, by mail, the number itself and, where
-// FewTiles does not say that the cluster adds up, those of the other pieces of N. Depth: of a piece.
+// |h| of the column that a thread has of h: the squares of at most kTiles tiles or, by mail, the number itself and,
+// where FewTiles does not say that the cluster adds up, those of the other pieces of N. Depth: of a piece.
 template <bool FewTiles, int MostSplits, int Depth>
 struct StageNorms {
   static constexpr int kTiles = 4;
@@ -75,7 +74,7 @@ struct StageNorms {
     const bool squares = FewTiles && p.few_tiles;
     const int rows = squares ? p.tiles : 1, k = FewTiles ? first_k + thread : thread;
     step = FewTiles ? p.wide : Depth;
-    from = p.mail.at<const uint32_t>(block, squares ? p.mail.squares : p.mail.norms) + int64_t{image} * rows * p.wide + k;
+    from = p.mail.at<const uint32_t>(block, squares ? p.mail.squares : p.mail.norms) + image * rows * p.wide + k;
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
       values[i] = absent_word_if(thread < Depth && (FewTiles ? k < p.wide && i < rows : k + i * Depth < p.wide));

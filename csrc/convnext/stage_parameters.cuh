@@ -19,9 +19,10 @@ struct ConvNextStage {
     int height, width, channels;  // of x; no channels: there is no step
     int taps_of_piece;
   } step{};
-  int tiles = 0;   // of an image, of the first half
-  int strips = 0;  // of an image: eight pixels of a row next to each other, zeros beyond its end
-  int splits = 0;  // of the second half's K: a power of two, the cluster
+  int tiles = 0;       // of an image, of the first half
+  int strips = 0;      // of an image: eight pixels of a row next to each other, zeros beyond its end
+  int splits = 0;      // of the second half's K: a power of two, the cluster
+  int own_strips = 0;  // of the strips that a cluster has, whose sums one of its blocks adds up
   int expand_blocks = 0, project_blocks = 0;
   int vectors_of_block = 0;  // of eight channels, of a tile, that a thread block convolves
   bool few_tiles = false;    // whose squares are added up by who needs their sum

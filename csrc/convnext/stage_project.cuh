@@ -66,7 +66,7 @@ struct StageProject {
       const int k = work.first_k() + thread;
       h = ((work.image * p.strips + work.first_strip) * p.wide + k) * kPatchW;
       strips = thread < Product::kDepth && k < p.wide ? p.strips - work.first_strip : 0;
-      const int count = own_strips(p), strips_w = p.expand_tiles_w.value;
+      const int count = p.own_strips, strips_w = p.expand_tiles_w.value;
 #pragma unroll
       for (int i = 0; i < kOwn; ++i) {
         const int strip = work.first_strip + work.part * count + strip_of(thread, i), of = of_product(thread, i);
@@ -97,20 +97,23 @@ struct StageProject {
     return bytes;
   }
 
-  // y, into the mail or, of the last block of the network, the answer. before_h(), while_multiplying(),
-  // weights_are_read(): called when what waits for nobody has been worked out, during the product, before the block
-  // meets, and behind it.
-  template <class BeforeH, class Wait, class While, class Read>
-  __device__ void run(const ConvNextStage& p, int block, int thread, const Own& own, Memory& memory, Sent& sent,
-                      __half* a, const uint4* weights, uint64_t* arrivals, uint64_t* norm_arrivals, BeforeH&& before_h,
-                      Wait&& wait_for_weights, While&& while_multiplying, Read&& weights_are_read) const {
+  // What of the others of the cluster is counted as it arrives: sums of the product, and of norms.
+  struct Arrivals {
+    uint64_t *sums, *norms;
+  };
+  using Residual = uint32_t[kOwn][2];
+
+  // The sums of the product that this thread has, and x of the pixels whose sums its block adds up.
+  template <class Wait>
+  __device__ Product run(const ConvNextStage& p, int block, int thread, const Own& own, Memory& memory, __half* a,
+                         const uint4* weights, const Arrivals& arrivals, Residual& residual,
+                         Wait&& wait_for_weights) const {
     const __half* from = p.mail.at<const __half>(block, p.mail.h) + own.h;
     const auto place_of = [&](int i) { return reinterpret_cast<const uint4*>(from + i * kPatchW * p.wide); };
     if (thread == kTellingThread) {
-      expect_sums(p, arrivals);
-      Norms::expect(p, norm_arrivals);
+      expect_sums(p, arrivals.sums);
+      Norms::expect(p, arrivals.norms);
     }
-    before_h();
     uint4 first[1] = {absent_if(own.strips > 0)}, h[kGroups];
     if (!FewTiles) {
       receive(first, place_of);  // not all at once while nothing is there
@@ -124,13 +127,12 @@ struct StageProject {
       h[i] = i == 0 ? first[0] : absent_if(own.strips > i);
     }
     load_absent(h, place_of);
-    uint32_t residual[kOwn][2];
     load_residual(p, block, own, residual);
     wait_for_weights();
     if (!FewTiles) {
       norms.receive();
     }
-    const float norm = norms.finish(p, block, part, thread, memory.norms, norm_arrivals);
+    const float norm = norms.finish(p, block, part, thread, memory.norms, arrivals.norms);
     receive(h, place_of);
     if (thread < Product::kDepth) {
       const float gamma = own.strips > 0 ? memory.norms.gamma[thread] : 0.f;
@@ -144,19 +146,15 @@ struct StageProject {
       Product::template multiply<true>(weights, product.tile(), product.sums,
                                        [&](int i) { return columns.at(i * Product::kStep); });
     }
-    while_multiplying();
-    __half* y = block + 1 == p.blocks ? p.y : p.mail.at<__half>(block + 1, p.mail.x);
-    add_up(p, block + p.steps(), own, product, residual, memory, sent, arrivals, y, weights_are_read);
+    return product;
   }
 
-  // The step before the first block of the network (stage_step.cuh): x, into the mail. while_multiplying(): called
-  // then, before the block meets.
-  template <class Step, class Wait, class While, class Read>
-  __device__ void step(const ConvNextStage& p, int thread, const Own& own, Memory& memory, Sent& sent, __half* a,
-                       const uint4* weights, uint64_t* arrivals, Wait&& wait_for_weights, While&& while_multiplying,
-                       Read&& weights_are_read) const {
+  // Those of the step before the first block of the network (stage_step.cuh).
+  template <class Step, class Wait>
+  __device__ Product step(const ConvNextStage& p, int thread, __half* a, const uint4* weights, const Arrivals& arrivals,
+                          Wait&& wait_for_weights) const {
     if (thread == kTellingThread) {
-      expect_sums(p, arrivals);
+      expect_sums(p, arrivals.sums);
     }
     Step::normalize(p, *this, thread, reinterpret_cast<uint4*>(a));
     publish_to_copies();  // and to the tensor cores
@@ -168,17 +166,53 @@ struct StageProject {
       Product::template multiply<false>(weights, product.tile(), product.sums,
                                         [&](int i) { return vectors.at(i * (Product::kStep / 8) * Product::kRows); });
     }
-    while_multiplying();
-    const uint32_t residual[kOwn][2] = {};
-    add_up(p, 0, own, product, residual, memory, sent, arrivals, p.mail.at<__half>(0, p.mail.x), weights_are_read);
+    return product;
+  }
+
+  // From these to y, into the mail or, of the last block of the network, the answer. block: -1 is the step.
+  // weights_are_read(): called when they have been.
+  template <class Read>
+  __device__ void add_up(const ConvNextStage& p, int block, const Own& own, const Product& product,
+                         const Residual& residual, Memory& memory, Sent& sent, const Arrivals& arrivals,
+                         Read&& weights_are_read) const {
+    if (product.sums_exist()) {
+      stage(p, product, memory, sent);
+    }
+    __syncthreads();
+    if (MostSplits > 1) {
+      exchange(p, product.thread, memory, sent, arrivals.sums);
+    }
+    weights_are_read();
+    const int thread = thread_index();
+    float4 sums[kOwn];
+    __half* to[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {  // what waits for nobody
+      const float* bias = memory.bias + of_product(thread, i) / 32 * 16 + thread % 32 / 4;
+      const float2 first = floats(transposed(residual[i][0])), second = floats(transposed(residual[i][1]));
+      sums[i] = make_float4(bias[0] + first.x, bias[0] + first.y, bias[8] + second.x, bias[8] + second.y);
+      to[i] = worked_out((block + 1 == p.blocks ? p.y : p.mail.at<__half>(block + 1, p.mail.x)) + own.place[i]);
+    }
+    if (MostSplits > 1) {
+      wait_for_bytes(arrivals.sums, block + p.steps());
+    }
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      if (strip_of(thread, i) < p.own_strips) {
+        add_parts(p, &memory.parts[strip_of(thread, i)][of_product(thread, i)], sums[i]);
+        const uint32_t words[2] = {transposed(halves(sums[i].x, sums[i].y)), transposed(halves(sums[i].z, sums[i].w))};
+        if (own.place[i] >= 0) {
+          store_words(to[i], words[0]);
+          if (own.both[i]) {
+            store_words(to[i] + 8, words[1]);
+          }
+        }
+      }
+    }
   }
 
  private:
-  // Strips whose sums this block adds up: of all as many as it has of the pieces of K.
-  __device__ static int own_strips(const ConvNextStage& p) { return share_of(kGroups, p.splits); }
-
-  __device__ static void load_residual(const ConvNextStage& p, int block, const Own& own,
-                                       uint32_t (&residual)[kOwn][2]) {
+  __device__ static void load_residual(const ConvNextStage& p, int block, const Own& own, Residual& residual) {
     const __half* x = p.x_of(block);
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
@@ -190,68 +224,38 @@ struct StageProject {
     }
   }
 
-  // From the product to y. turn: how many times the cluster has added up before.
-  template <class Read>
-  __device__ void add_up(const ConvNextStage& p, int turn, const Own& own, const Product& product,
-                         const uint32_t (&residual)[kOwn][2], Memory& memory, Sent& sent, uint64_t* arrivals, __half* y,
-                         Read&& weights_are_read) const {
-    if (product.sums_exist()) {
-      stage(p, product, memory, sent);
-    }
-    __syncthreads();
-    if (MostSplits > 1) {
-      exchange(p, product.thread, memory, sent, arrivals);
-    }
-    weights_are_read();
-    if (MostSplits > 1) {
-      wait_for_bytes(arrivals, turn);
-    }
-    finish(p, product.thread, own, residual, memory, y);
-  }
+  // In half precision: where y is finite, parts of it may be larger.
+  static constexpr float kSentScale = 1.f / 16;
 
-  // y: the sums of all pieces of K in order, bias and residual.
-  __device__ static void finish(const ConvNextStage& p, int thread, const Own& own, const uint32_t (&residual)[kOwn][2],
-                                const Memory& memory, __half* y) {
-    const int strips = own_strips(p);
+  // sum += those of all pieces of K, in order; received: the first.
+  __device__ static void add_parts(const ConvNextStage& p, const Sum* received, float4& sum) {
+    if constexpr (MostSplits == 1) {
+      sum = sum + *received;
+    } else {
+      constexpr int kAtOnce = std::min(MostSplits, 4);
+#pragma unroll 1
+      for (int part = 0; part < p.splits; part += kAtOnce) {
+        uint2 theirs[kAtOnce];
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      const int strip = strip_of(thread, i), of = of_product(thread, i);
-      if (strip >= strips) {
-        return;
-      }
-      const float* bias = memory.bias + of / 32 * 16 + of % 32 / 4;
-      float4 sum = make_float4(bias[0], bias[0], bias[8], bias[8]);
-      if constexpr (MostSplits == 1) {
-        sum = sum + memory.parts[strip][of];
-      } else {
-#pragma unroll 2
-        for (int part = 0; part < p.splits; ++part) {
-          const uint2 theirs = memory.parts[part * strips + strip][of];
-          const float2 first = floats(theirs.x), second = floats(theirs.y);
+        for (int i = 0; i < kAtOnce; ++i) {
+          const bool exists = part + i < p.splits;
+          theirs[i] = exists ? received[(part + i) * p.own_strips * kSumming] : make_uint2(0, 0);
+        }
+#pragma unroll
+        for (const uint2& pairs : theirs) {
+          const float2 first = floats(pairs.x), second = floats(pairs.y);
           sum.x = fmaf(first.x, 1 / kSentScale, sum.x);
           sum.y = fmaf(first.y, 1 / kSentScale, sum.y);
           sum.z = fmaf(second.x, 1 / kSentScale, sum.z);
           sum.w = fmaf(second.y, 1 / kSentScale, sum.w);
         }
       }
-      const float2 first = floats(transposed(residual[i][0])), second = floats(transposed(residual[i][1]));
-      const uint32_t words[2] = {transposed(halves(sum.x + first.x, sum.y + first.y)),
-                                 transposed(halves(sum.z + second.x, sum.w + second.y))};
-      if (own.place[i] >= 0) {
-        store_words(y + own.place[i], words[0]);
-        if (own.both[i]) {
-          store_words(y + own.place[i] + 8, words[1]);
-        }
-      }
     }
   }
 
-  // In half precision: where y is finite, parts of it may be larger.
-  static constexpr float kSentScale = 1.f / 16;
-
   // A thread's sums to where they are added up, or are sent from.
   __device__ void stage(const ConvNextStage& p, const Product& product, Memory& memory, Sent& sent) const {
-    const int strips = own_strips(p), first = part * strips;
+    const int strips = p.own_strips, first = part * strips;
 #pragma unroll
     for (int i = 0; i < kGroups; ++i) {
       const float* sums = product.sums + 4 * i;
@@ -271,7 +275,7 @@ struct StageProject {
 
   // Gives the others of the cluster this block's sums of their strips.
   __device__ void exchange(const ConvNextStage& p, int thread, Memory& memory, Sent& sent, uint64_t* arrivals) const {
-    const int strips = own_strips(p);
+    const int strips = p.own_strips;
     if (const int other = thread / 32; thread % 32 == 0 && other < p.splits && other != part) {
       send_bytes(memory.parts[part * strips], sent[other * strips], sent_bytes(p), other, arrivals);
     }
@@ -283,7 +287,7 @@ struct StageProject {
     }
   }
   __device__ static int sent_bytes(const ConvNextStage& p) {
-    return own_strips(p) * static_cast<int>(sizeof(Sent) / kGroups);
+    return p.own_strips * static_cast<int>(sizeof(Sent) / kGroups);
   }
 
   // v * (1 + gain) of two halves, rounded once.
