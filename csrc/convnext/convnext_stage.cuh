@@ -21,7 +21,7 @@ namespace lpkernels::convnext {
 // Where a thread block's shared memory has what.
 template <class Expand, class Project>
 struct StageMemory {
-  uint64_t arrivals[5];  // of both halves' weights, of taps and biases, of the second half's sums, and of norms
+  uint64_t arrivals[5];  // of both halves' weights, of taps and biases, of sums and of norms from the cluster
   Expand expand_work;    // worked out once
   Project project_work;
   typename Expand::Memory expand;
@@ -132,72 +132,85 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
     }
   }
   const typename Project::Arrivals arrivals{memory.arrivals + 3, memory.arrivals + 4};
-#pragma unroll 1
-  for (int i = -1; i < p.blocks; ++i) {  // -1: the step, if any
+  const auto first_half = [&](int i) {
     const bool last = i + 1 == p.blocks;
-    if (i >= 0) {
-      if (const int thread = thread_index(); thread >= kConvolving) {
-        if (!last) {
-          make_absent(p.mail, i + 1, thread - kConvolving, kWarpgroup);  // read by all, who have met behind it
-        }
-        if (expands) {
-          expand_weights.wait(i);
-          Expand::add_up_weights(memory.expand_weights, thread, memory.expand);
-        }
-        if (i == 0) {
-          barrier.wait(0);  // for those that have nothing to convolve
-        }
-      } else if (expands) {
-        const Expand work = memory.expand_work;
-        work.convolve(p, i, thread, memory.expand, memory.halo, [&] { i == 0 ? barrier.wait(0) : void(); });
+    if (const int thread = thread_index(); thread >= kConvolving) {
+      if (!last) {
+        make_absent(p.mail, i + 1, thread - kConvolving, kWarpgroup);  // read by all, who have met behind it
       }
-      wait_for_cluster();  // the others have received this block's sums, and it has used theirs
-      const auto while_multiplying = [&] {
-        if (thread_index() == kTellingThread && !last) {
-          barrier.arrive();  // its part of the next slot is absent
-        }
-      };
       if (expands) {
-        const Expand work = memory.expand_work;
-        work.run(p, i, thread_index(), memory.expand, memory.staged, memory.a, memory.expand_weights, while_multiplying,
-                 [&] { expand_weights.wait(i); });
-      } else {
-        __syncthreads();
-        while_multiplying();
+        expand_weights.wait(i);
+        Expand::add_up_weights(memory.expand_weights, thread, memory.expand);
       }
-      if (thread_index() == kTellingThread) {
-        ask_for_constants(i + 1, i);
+      if (i == 0) {
+        barrier.wait(0);  // for those that have nothing to convolve
       }
-      if (!p.few_tiles) {
-        add_up_squares(p, i, thread_index());
+    } else if (expands) {
+      const Expand work = memory.expand_work;
+      work.convolve(p, i, thread, memory.expand, memory.halo, [&] { i == 0 ? barrier.wait(0) : void(); });
+    }
+    wait_for_cluster();  // the others have received this block's sums, and it has used theirs
+    const auto while_multiplying = [&] {
+      if (thread_index() == kTellingThread && !last) {
+        barrier.arrive();  // its part of the next slot is absent
       }
+    };
+    if (expands) {
+      const Expand work = memory.expand_work;
+      work.run(p, i, thread_index(), memory.expand, memory.staged, memory.a, memory.expand_weights, while_multiplying,
+               [&] { expand_weights.wait(i); });
+    } else {
+      __syncthreads();
+      while_multiplying();
+    }
+    if (thread_index() == kTellingThread) {
+      ask_for_constants(i + 1, i);
+    }
+    if (!p.few_tiles) {
+      add_up_squares(p, i, thread_index());
+    }
+  };
+  // What the last warpgroup does for the next block of the network while others multiply.
+  const auto prepare = [&](int i, int thread) {
+    if (i < p.blocks) {
+      if (expands && asks(thread)) {
+        ask_for_expand_weights(i, thread);
+      }
+      wait_for_bytes(constants, i);
+      Expand::pack_taps(thread - kConvolving, memory.expand);
+      if (thread >= kThreads - 32 && (i > 0 || p.steps())) {
+        barrier.wait(i);  // its slot may be written; many that ask would be in the way of those that tell
+      }
+    } else {
+      wait_for_bytes(constants, i);  // the bias
+    }
+  };
+#pragma unroll 1
+  for (int i = -1; i < p.blocks; ++i) {  // -1: the step, if any; its second half is run through by the same code
+    if (i >= 0) {
+      first_half(i);
     }
     const int thread = thread_index();
     const bool multiplies = projects && (i >= 0 || p.steps());
     const Project work = memory.project_work;
     typename Project::Residual residual = {};
-    const auto product = !multiplies ? typename Project::Product(thread)
-                         : i < 0
-                             ? work.template step<Step>(
-                                   p, thread, memory.a, memory.project_weights, arrivals, [&] { step_weights.wait(0); })
-                             : work.run(
-                                   p, i, thread, own, memory.project, memory.a, memory.project_weights, arrivals,
-                                   residual, [&] { project_weights.wait(i + p.steps()); });
-    if (thread >= kConvolving) {  // while others multiply
-      if (asks(thread) && expands && !last) {
-        ask_for_expand_weights(i + 1, thread);
+    const auto product = [&] {
+      if (!multiplies) {
+        return typename Project::Product(thread);
       }
-      wait_for_bytes(constants, i + 1);
-      if (!last) {
-        Expand::pack_taps(thread - kConvolving, memory.expand);
+      if (i < 0) {
+        return work.template step<Step>(p, thread, memory.a, memory.project_weights, arrivals,
+                                        [&] { step_weights.wait(0); });
       }
-      if (thread >= kThreads - 32 && !last && (i >= 0 || p.steps())) {
-        barrier.wait(i + 1);  // the next slot may be written
-      }
+      return work.run(p, i, thread, own, memory.project, memory.a, memory.project_weights, arrivals, residual,
+                      [&] { project_weights.wait(i + p.steps()); });
+    }();
+    if (thread >= kConvolving) {
+      prepare(i + 1, thread);
     }
     if (multiplies) {
       work.add_up(p, i, own, product, residual, memory.project, memory.sent, arrivals, [&] {
-        if (asks(thread) && !last) {
+        if (asks(thread) && i + 1 < p.blocks) {
           ask_for_project_weights(i + 1, thread);
           prefetch(i + 2, thread);
         }
