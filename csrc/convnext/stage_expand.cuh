@@ -7,9 +7,9 @@
 // convolution: each has some vectors of eight channels, and hands v, rounded to half precision, to all of them by mail.
 // The norm is applied to the product's sums, with the sums of W's rows (pixel_norm.cuh says how).
 //
-// A chain of waits. Clocks of the third published stage, by stamps: x 1,550, of which 700 are the L2's and as many what
-// the slowest block is late; convolution 1,000, code that is fetched as it is run; v 2,200, 48 KB out of the L2;
-// writing it 350, product 950, norm, GELU, squares 1,500; in the first stage 2,300, bound by instructions.
+// A chain of waits. Clocks of the third published stage, by stamps: x 1,700, of which 700 are the L2's and as many what
+// the slowest block is late; convolution 1,300, code that is fetched as it is run; v 2,200, 48 KB out of the L2;
+// writing it 450, product 1,250, norm, GELU, squares 1,600; in the first stage 3,200, bound by instructions.
 #pragma once
 
 #include "convnext/depthwise_conv.cuh"
