@@ -87,9 +87,13 @@ class Watched:
         return answer
 
     def facts(self) -> dict[str, Any]:
-        """For the record: op -> backends; without Hopper kernels said in a note too."""
-        note = {} if self._form.hopper else {"note": backends.by_backend(self.seen)}
-        return {"backends": backends.by_op(self.seen), **note}
+        """For the record: op -> backends, milliseconds of a graph's replay right behind another, and a note of both."""
+        notes = [] if self._form.hopper else [backends.by_backend(self.seen)]
+        facts: dict[str, Any] = {"backends": backends.by_op(self.seen)}
+        if isinstance(self._call, Graphed) and (replay := self._call.replay_ms()) is not None:
+            facts["replay_ms"] = replay
+            notes.append(f"{replay:.3g} ms a replay")
+        return {**facts, "note": "; ".join(notes)} if notes else facts
 
 
 def of_network(module: nn.Module, form: Form, device: torch.device) -> Candidate:
@@ -151,7 +155,8 @@ class Warping:
 
     def facts(self) -> dict[str, Any]:
         """For the record: backends, and what was left out of the time."""
-        ran = Watched(self, self._form, self._seen).facts()
+        sources = [source for _, source in self._sources.values()]
+        ran = (sources or [Watched(self, self._form, self._seen)])[0].facts()
         untimed = f"per source, not timed: {self._prepare_ms:.3g} ms"
         note = "; ".join(filter(None, [untimed, ran.get("note")]))
         return {**ran, "compared": "out", "prepare_ms": self._prepare_ms, "note": note}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.compiled import compile_watched, new_step
-from benchmarks.timing import capture
+from benchmarks.timing import capture, quantile, sampler_for
 from benchmarks.work import Candidate, Unavailable
 
 Call = Callable[..., Any]
@@ -145,6 +145,22 @@ class Graphed:
             static.copy_(tensor)
         self._graph.replay()
         return self._output
+
+    def replay_ms(self, replays: int = 20, turns: int = 5) -> float | None:
+        """Median milliseconds of a replay right behind another, as in a longer graph: no launch and no copy of inputs.
+
+        None if nothing has been recorded.
+        """
+        graph = self._graph
+        if graph is None:
+            return None
+
+        def replay() -> None:
+            for _ in range(replays):
+                graph.replay()
+
+        sample = sampler_for(self._device, kernel=False).prepare(replay, [()])
+        return quantile([sample(turn) for turn in range(turns)], 0.5) / replays
 
 
 def _with_flags(call: Call, techniques: Techniques) -> Call:

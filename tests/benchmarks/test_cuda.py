@@ -61,6 +61,14 @@ def test_a_graphed_call_reads_each_calls_inputs(graphs):
     assert torch.equal(call(second), 2 * second)
 
 
+def test_a_replay_behind_another_is_timed_without_its_inputs(events, graphs, monkeypatch):
+    monkeypatch.setattr(techniques, "sampler_for", lambda device, kernel: EventSampler(device))
+    call = Graphed(lambda x: events.advance(0.002), CPU)
+    assert call.replay_ms() is None
+    call(torch.ones(1))
+    assert call.replay_ms() == pytest.approx(2.0)
+
+
 def test_events_time_one_call(events):
     sample = EventSampler(CPU).prepare(lambda x: events.advance(0.004), [(1,)])
     assert sample(0) == pytest.approx(4.0)

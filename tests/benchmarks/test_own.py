@@ -110,16 +110,21 @@ def test_what_depends_on_the_source_is_computed_once_for_each(context, graphs, m
     assert facts["compared"] == "out"
     assert facts["prepare_ms"] > 0
     assert "not timed" in facts["note"]
+    assert "a replay" in facts["note"]
 
 
 @pytest.mark.parametrize("name", ["motion_extractor", "spade_generator", "keypoints"])
 def test_a_recorded_network_reads_each_calls_inputs(context, graphs, name):
     network = BY_NAME[name]
     module = network.module(context.model)
-    call = own.of_network(module, FP32, CPU).call
+    candidate = own.of_network(module, FP32, CPU)
+    assert "replay_ms" not in candidate.extras()
     for seed in (0, 1):
         arguments = inputs(context, name, seed)
-        assert relative_error(call(*arguments), module(*arguments)) < 1e-4
+        assert relative_error(candidate.call(*arguments), module(*arguments)) < 1e-4
+    facts = candidate.extras()
+    assert facts["replay_ms"] > 0
+    assert f"{facts['replay_ms']:.3g} ms a replay" in facts["note"]
 
 
 def test_the_environment_is_put_back(monkeypatch):
