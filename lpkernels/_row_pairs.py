@@ -16,7 +16,7 @@ _FULL = CHANNELS - _LEFT_OVER
 # Kernel and half of its 64 channels, two for each tile.
 _HALF_SUMS = [(kernel, half) for pair in ((0, 1), (2, 3)) for half in (0, 1) for kernel in pair]
 _TAPS = [(kernel, half) for pair in ((4, 5), (6, 7), (8,)) for half in (0, 1) for kernel in pair]
-_ORDERS = [torch.tensor([2 * k + half for k, half in order]) for order in (_TAPS + _HALF_SUMS, _HALF_SUMS + _TAPS)]
+_ORDERS = [[2 * kernel + half for kernel, half in order] for order in (_TAPS + _HALF_SUMS, _HALF_SUMS + _TAPS)]
 
 
 def tiles(kernels: Tensor) -> Tensor:
@@ -26,14 +26,14 @@ def tiles(kernels: Tensor) -> Tensor:
     first = left_over.unflatten(1, (2, -1)).transpose(2, 3).flatten(3)
     full = kernels[..., :_FULL].unflatten(3, (2, -1)).transpose(2, 3).flatten(1, 2)
     halves = torch.cat([first, full], 1).reshape(-1, STEPS // 2, 2, 2 * KERNELS, STEP_CHANNELS // 2)
-    ordered = [halves[:, :, odd, order.to(halves.device)] for odd, order in enumerate(_ORDERS)]
+    ordered = [halves[:, :, odd, half] for odd, order in enumerate(_ORDERS) for half in order]
     return torch.stack(ordered, 2).reshape(-1, STEPS, KERNELS, STEP_CHANNELS)
 
 
 def kernels(tiles: Tensor) -> Tensor:
     """What ``tiles`` was made of."""
     halves = tiles.reshape(-1, STEPS // 2, 2, 2 * KERNELS, STEP_CHANNELS // 2)
-    ordered = [halves[:, :, odd, order.argsort().to(halves.device)] for odd, order in enumerate(_ORDERS)]
+    ordered = [halves[:, :, odd, order.index(half)] for odd, order in enumerate(_ORDERS) for half in range(2 * KERNELS)]
     steps = torch.stack(ordered, 2).reshape(-1, STEPS, KERNELS, STEP_CHANNELS)
     left_over = steps[:, :2].unflatten(3, (-1, _LEFT_OVER)).transpose(2, 3).flatten(1, 2)[:, :TAPS]
     full = steps[:, 2:].unflatten(1, (TAPS, 2)).transpose(2, 3).flatten(3)

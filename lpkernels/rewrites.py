@@ -91,9 +91,15 @@ def phases_of_products(products: Tensor, scale: int) -> Tensor:
     Returns:
         (P, O, ..., 2, 2, C), P = 4 or 9, as ``ops.pack_upsample_weight`` lays them out.
     """
-    first, last, between = [[1, 0, 0], [-1, 1, 0]], [[0, 1, -1], [0, 0, 1]], [[0, 0, 0], [0, 1, 0]]
-    axis = products.new_tensor([first, last] if scale == 2 else [first, between, last])  # phase, tap, product
-    return torch.einsum("riy,sjx,yxo...c->rso...ijc", axis, axis, products).flatten(0, 1)
+
+    def first_axis(products: Tensor) -> Tensor:
+        """(3, ...) -> (phases, 2 taps, ...)."""
+        left, inner, right = products.unbind()
+        phases = [(left, inner - left), (torch.zeros_like(inner), inner), (inner - right, right)]
+        return torch.stack([torch.stack(taps) for taps in (phases if scale == 4 else phases[::2])])
+
+    rows = first_axis(products)
+    return first_axis(rows.movedim(2, 0)).movedim((2, 0, 3, 1), (0, 1, -3, -2)).flatten(0, 1)
 
 
 # Along an axis of seven taps: the half sums and half differences of two neighbouring rows of y take the first four
@@ -167,9 +173,8 @@ CLASS_OF_ROW = (0, 1, 1, 2)
 def expand_classes(classes: Tensor) -> Tensor:
     """A grid of classes (B, C, 3h, 3w) as the image (B, C, 4h, 4w) that it stands for."""
     for axis in (-2, -1):
-        small = torch.arange(classes.shape[axis] // CLASSES, device=classes.device)
-        index = CLASSES * small[:, None] + torch.tensor(CLASS_OF_ROW, device=classes.device)
-        classes = classes.index_select(axis, index.flatten())
+        rows = classes.movedim(axis, -1).unflatten(-1, (-1, CLASSES)).unbind(-1)
+        classes = torch.stack([rows[row] for row in CLASS_OF_ROW], -1).flatten(-2).movedim(-1, axis)
     return classes
 
 
