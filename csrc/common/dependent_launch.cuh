@@ -1,8 +1,11 @@
 // Programmatic dependent launch (Hopper and later): a kernel starts while the one before it drains, and touches what
-// that one reads or writes only after `wait_for_kernel_before`.
+// that one reads or writes only after `wait_for_kernel_before`. The compiler may load through a `const T* __restrict__`
+// before that: such a pointer goes through `after_the_wait`.
 #pragma once
 
 #include <cuda_runtime.h>
+
+#include <type_traits>
 
 #include "common/stable.h"
 
@@ -12,6 +15,13 @@ __device__ inline void wait_for_kernel_before() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+// For who has waited.
+template <class T>
+__device__ T* after_the_wait(T* address) {
+  asm volatile("" : "+l"(address));
+  return address;
 }
 
 __device__ inline void let_next_kernel_start() {
@@ -51,7 +61,34 @@ bool holds_all(Kernel* kernel, int threads, int shared_bytes, int cluster, int64
   return known && cooperative == 1 && blocks <= int64_t{clusters} * cluster;
 }
 
-// Launches `kernel` so that it may start early, in clusters of `cluster` neighbouring blocks of the grid's x; if
+// Launches `kernel` so that it may start early where GPUs can do that.
+template <class... Parameters>
+void launch_early(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                  cudaStream_t stream, std::type_identity_t<Parameters>... parameters) {
+  constexpr size_t kUnasked = 48 << 10;
+  cudaError_t error = cudaSuccess;
+  if (shared_bytes > kUnasked) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  }
+  STD_TORCH_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+  int device = 0, major = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = major >= 9 ? 1 : 0;
+  error = cudaLaunchKernelEx(&config, kernel, parameters...);
+  STD_TORCH_CHECK(error == cudaSuccess, op, ": launch failed: ", cudaGetErrorString(error));
+}
+
+// The same, in clusters of `cluster` neighbouring blocks of the grid's x; if
 // Cooperative, with all of its blocks on the GPU at once. Raises on GPUs without clusters: there such a kernel has no
 // body.
 template <bool Cooperative = false, class... Parameters>

@@ -124,12 +124,18 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
   wait_for_kernel_before();
   const GridBarrier barrier;
   __syncthreads();
-  if (const int thread = thread_index(); thread >= kConvolving) {
-    make_absent(p.mail, 0, thread - kConvolving, kWarpgroup);
-    meet<2, kWarpgroup>();
-    if (thread == kTellingThread) {
-      barrier.arrive();
+  // Makes the block's part of the first slot absent, and says so.
+  const auto open_first_slot = [&] {
+    if (const int thread = thread_index(); thread >= kConvolving) {
+      make_absent(p.mail, 0, thread - kConvolving, kWarpgroup);
+      meet<2, kWarpgroup>();
+      if (thread == kTellingThread) {
+        barrier.arrive();
+      }
     }
+  };
+  if (!projects || !p.steps()) {
+    open_first_slot();
   }
   const typename Project::Arrivals arrivals{memory.arrivals + 3, memory.arrivals + 4};
   const auto first_half = [&](int i) {
@@ -199,7 +205,7 @@ __global__ void __launch_bounds__(kThreads, 1) convnext_stage_kernel(const __gri
         return typename Project::Product(thread);
       }
       if (i < 0) {
-        return work.template step<Step>(p, thread, memory.a, memory.project_weights, arrivals,
+        return work.template step<Step>(p, thread, memory.a, memory.project_weights, arrivals, open_first_slot,
                                         [&] { step_weights.wait(0); });
       }
       return work.run(p, i, thread, own, memory.project, memory.a, memory.project_weights, arrivals, residual,

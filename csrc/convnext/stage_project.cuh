@@ -150,13 +150,13 @@ struct StageProject {
   }
 
   // Those of the step before the first block of the network (stage_step.cuh).
-  template <class Step, class Wait>
+  template <class Step, class While, class Wait>
   __device__ Product step(const ConvNextStage& p, int thread, __half* a, const uint4* weights, const Arrivals& arrivals,
-                          Wait&& wait_for_weights) const {
+                          While&& while_loading, Wait&& wait_for_weights) const {
     if (thread == kTellingThread) {
       expect_sums(p, arrivals.sums);
     }
-    Step::normalize(p, *this, thread, reinterpret_cast<uint4*>(a));
+    Step::normalize(p, *this, thread, reinterpret_cast<uint4*>(a), while_loading);
     publish_to_copies();  // and to the tensor cores
     __syncthreads();
     Product product(thread);

@@ -25,12 +25,17 @@ struct StageStep {
     return channels <= MostChannels && Product::kDepth % channels == 0 && 4 * channels <= splits * Product::kDepth;
   }
 
-  // a[vector of 8 k][pixel], zeros where there is no pixel or tap; by all threads.
-  __device__ static void normalize(const ConvNextStage& p, const Project& work, int thread, uint4* a) {
+  // a[vector of 8 k][pixel], zeros where there is no pixel or tap; by all threads. while_loading(): called by all, once.
+  template <class While>
+  __device__ static void normalize(const ConvNextStage& p, const Project& work, int thread, uint4* a,
+                                   While&& while_loading) {
     constexpr int kUnits = Product::kRows / kPixels;
-    const int part = thread % 32 / kPixels, vectors = p.step.channels / 8;
+    const int part = thread % 32 / kPixels, vectors = p.step.channels / 8, units = p.step.taps_of_piece * kUnits;
+    if (thread / 32 >= units) {
+      while_loading();
+    }
 #pragma unroll 1
-    for (int unit = thread / 32; unit < p.step.taps_of_piece * kUnits; unit += kWarps) {
+    for (int unit = thread / 32; unit < units; unit += kWarps) {
       const int pixel = unit % kUnits * kPixels + thread % kPixels, strip = work.first_strip + pixel / kPatchW;
       const int row = p.expand_tiles_w.quotient(strip);
       const int column = (strip - row * p.expand_tiles_w.value) * kPatchW + pixel % kPatchW;
@@ -46,6 +51,9 @@ struct StageStep {
         if (exists && part + i * kLanes < vectors) {
           values[i] = from[i * kLanes];
         }
+      }
+      if (unit < kWarps) {
+        while_loading();
       }
       normalize(values, p.step.channels);
       uint4* to = a + (tap_of_piece * vectors + part) * Product::kRows + pixel;

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "common/cuda.h"
+#include "common/dependent_launch.cuh"
 #include "common/kernel_table.h"
 #include "keypoints/keypoint_transform.h"
 
@@ -41,6 +42,8 @@ __global__ void __launch_bounds__(kThreads) keypoint_transform_kernel(const __gr
   __shared__ float sine[3], cosine[3], own_R[kRotation], R[kRotation], first_R[kRotation];
   const int64_t b = blockIdx.x;
   const int thread = threadIdx.x, warp = thread / 32;
+  let_next_kernel_start();
+  wait_for_kernel_before();
   if (p.bins > 0) {
     if (warp < 3) {
       const float degrees = angle(p.driving.at(b) + warp * p.bins, p.bins, thread % 32);
@@ -88,8 +91,7 @@ std::tuple<Tensor, Tensor> keypoint_transform_cuda(const Tensor& driving, const 
   KeypointTransformOutputs out;
   const KeypointTransform p = keypoint_transform_arguments(driving, kp, x_s, source, first, taken, multiplier, bins,
                                                            relative, pose, scale, driving_multiplier, &out);
-  keypoint_transform_kernel<<<p.batch, kThreads, 0, current_stream(driving)>>>(p);
-  check_launch("keypoint_transform");
+  launch_early("keypoint_transform", &keypoint_transform_kernel, p.batch, kThreads, 0, current_stream(driving), p);
   return {out.x_d, out.motion};
 }
 

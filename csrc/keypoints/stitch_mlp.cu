@@ -2,9 +2,13 @@
 //
 // A block owns one batch element. In a layer each thread owns four neighbouring outputs and every slices-th input; with
 // all threads' inputs and columns in order, a round of loads is one dense piece of the weights. Partial sums meet in
-// shared memory. Bound by one multiprocessor's reads of the weights (180 KB in the stitching MLP) and by the latency of
-// a layer, so a thread asks for its first kHeld rows of the next layer before it waits for the sums of this one.
+// shared memory. Weights that fit there come before the wait for the kernel ahead (180 KB in the stitching MLP, 2 us at
+// what one multiprocessor gets out of the L2), else layer by layer. Bound by the latency of a layer, so a thread asks
+// for its first kHeld rows of the next layer before it waits for the sums of this one.
+#include <cuda_pipeline.h>
+
 #include "common/cuda.h"
+#include "common/dependent_launch.cuh"
 #include "common/kernel_table.h"
 #include "keypoints/stitch_mlp.h"
 
@@ -14,6 +18,7 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kHeld = 8;  // 128 -> 128 outputs: all rows that a thread has
 static_assert(kThreads >= kMaxWidth, "a thread for each output of a layer");
+constexpr size_t kOwnBytes = sizeof(float4) * kThreads + sizeof(float) * kMaxWidth;  // of shared memory, beside weights
 
 // A thread's part of one layer: rows first, first + slices, ... of the weights, four columns wide.
 struct Part {
@@ -33,14 +38,14 @@ struct Part {
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
       const int row = from + i * slices;
-      held[i] = row < inputs ? __ldg(reinterpret_cast<const float4*>(weights + row * outputs) + column)
+      held[i] = row < inputs ? reinterpret_cast<const float4*>(weights + row * outputs)[column]
                              : make_float4(0.f, 0.f, 0.f, 0.f);
     }
   }
 
   __device__ float bias() const {
     const int output = static_cast<int>(threadIdx.x);
-    return output < outputs ? __ldg(weights + inputs * outputs + output) : 0.f;
+    return output < outputs ? weights[inputs * outputs + output] : 0.f;
   }
 
   __device__ void accumulate(int from, const float4 (&held)[kHeld], const float* activations, float4& sum) const {
@@ -67,18 +72,34 @@ __device__ void prefetch(const float* weights, int64_t count) {
 #endif
 }
 
-__global__ void __launch_bounds__(kThreads) stitch_mlp_kernel(const __grid_constant__ StitchMlp p) {
+// By all threads of the block, which meet.
+__device__ void copy_weights(const StitchMlp& p, float4* to) {
+  for (int i = static_cast<int>(threadIdx.x); i < p.weight_count / 4; i += kThreads) {
+    __pipeline_memcpy_async(to + i, reinterpret_cast<const float4*>(p.weights) + i, sizeof(float4));
+  }
+  __pipeline_commit();
+  __pipeline_wait_prior(0);
+  __syncthreads();
+}
+
+// fits: shared memory holds the weights.
+__global__ void __launch_bounds__(kThreads) stitch_mlp_kernel(const __grid_constant__ StitchMlp p, bool fits) {
+  extern __shared__ float4 weights[];
   __shared__ float4 partial[kThreads];
   __shared__ float activations[kMaxWidth];
   const int64_t b = blockIdx.x;
   const int thread = threadIdx.x;
-  if (thread == 0) {
+  let_next_kernel_start();
+  if (fits) {
+    copy_weights(p, weights);
+  } else if (thread == 0) {
     prefetch(p.weights, p.weight_count);
   }
-  Part part(p, 0, p.weights);
+  Part part(p, 0, fits ? reinterpret_cast<const float*>(weights) : p.weights);
   float4 held[kHeld];
   part.load(part.first, held);
   float bias = part.bias();
+  wait_for_kernel_before();
   if (thread < p.sizes[0]) {
     activations[thread] = feature(p, b, thread);
   }
@@ -126,12 +147,21 @@ Tensor stitch_mlp_cuda(const Tensor& x_s, const Tensor& x_d, const Tensor& weigh
   const StitchMlp p = stitch_mlp_arguments(x_s, x_d, weights, sizes, ratios, ratio, multiplier, &x_new);
   STD_TORCH_CHECK(reinterpret_cast<uintptr_t>(p.weights) % sizeof(float4) == 0,
                   "stitch_mlp: weights must start at a multiple of 16 bytes, this view does not: clone it");
-  stitch_mlp_kernel<<<p.batch, kThreads, 0, current_stream(x_d)>>>(p);
-  check_launch("stitch_mlp");
+  int device = 0, most = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  const size_t bytes = p.weight_count * sizeof(float);
+  const bool fits = bytes + kOwnBytes <= static_cast<size_t>(most);
+  launch_early("stitch_mlp", &stitch_mlp_kernel, p.batch, kThreads, fits ? bytes : 0, current_stream(x_d), p, fits);
   return x_new;
 }
 
-const RegisterKernel registered({"stitch_mlp", reinterpret_cast<const void*>(&stitch_mlp_kernel), kThreads, 0});
+// Of LivePortrait's stitching MLP.
+constexpr size_t kPublishedBytes = sizeof(float) * (127 * 128 + 129 * 128 + 129 * 64 + 65 * 68);
+
+const auto kernel = reinterpret_cast<const void*>(&stitch_mlp_kernel);
+const RegisterKernel streamed({"stitch_mlp", kernel, kThreads, 0});
+const RegisterKernel held({"stitch_mlp, weights in shared memory", kernel, kThreads, kPublishedBytes});
 
 }  // namespace
 }  // namespace lpkernels

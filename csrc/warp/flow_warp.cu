@@ -9,6 +9,7 @@
 // once, and the volume through L1 and L2 (neighbouring voxels share most of their corners); the instructions of
 // converting and weighting eight corners a channel take nearly as long, which is why a voxel has few threads.
 #include "common/cuda.h"
+#include "common/dependent_launch.cuh"
 #include "common/kernel_table.h"
 #include "warp/flow_warp.h"
 #include "warp/flow_warp_device.h"
@@ -87,6 +88,10 @@ __global__ void __launch_bounds__(kThreads, kVectors ? 8 : 4)
   float* tile = reinterpret_cast<float*>(motions + padded);
   const int first = blockIdx.x * kVoxels, count = min(kVoxels, static_cast<int>(shape.voxels) - first);
   const int64_t b = blockIdx.y;
+  let_next_kernel_start();
+  wait_for_kernel_before();
+  logits = after_the_wait(logits), volume = after_the_wait(volume);
+  kp_source = after_the_wait(kp_source), kp_driving = after_the_wait(kp_driving);
   logits += b * shape.logits_strides[0];
   volume += b * shape.volume_strides[0];
   warped += b * shape.warped_strides[0];
@@ -155,12 +160,11 @@ std::tuple<Tensor, Tensor> flow_warp_cuda(const Tensor& mask_logits, const Tenso
     using Logit = decltype(logit);
     const Layout layout = layout_of(shape, mask_logits, volume, sizeof(Logit), sizeof(T));
     const auto kernel = layout.vectors ? &flow_warp_kernel<T, Logit, true> : &flow_warp_kernel<T, Logit, false>;
-    kernel<<<grid, kThreads, layout.shared_bytes, stream>>>(
-        shape, layout, static_cast<const Logit*>(mask_logits.data_ptr()),
-        static_cast<const float*>(kp_source.data_ptr()), static_cast<const float*>(kp_driving.data_ptr()),
-        static_cast<const T*>(volume.data_ptr()), static_cast<T*>(out.warped.data_ptr()), out.wanted_deformation());
+    launch_early("flow_warp", kernel, grid, kThreads, layout.shared_bytes, stream, shape, layout,
+                 static_cast<const Logit*>(mask_logits.data_ptr()), static_cast<const float*>(kp_source.data_ptr()),
+                 static_cast<const float*>(kp_driving.data_ptr()), static_cast<const T*>(volume.data_ptr()),
+                 static_cast<T*>(out.warped.data_ptr()), out.wanted_deformation());
   });
-  check_launch("flow_warp");
   return {out.warped, out.deformation};
 }
 

@@ -9,6 +9,7 @@
 // 32 voxels of a motion, and by the L1 (12 of its cycles to read the corners); the output's stores (224 bytes a voxel)
 // come next. Anything but 4 dense channels is made value by value, unstaged.
 #include "common/cuda.h"
+#include "common/dependent_launch.cuh"
 #include "common/kernel_table.h"
 #include "warp/sparse_motion.h"
 #include "warp/sparse_motion_tile.h"
@@ -38,12 +39,16 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   const int voxel = (d * shape.height + h0) * shape.width + w0;                           // its first one
   T* to = reinterpret_cast<T*>(buffer) + lane * kVoxelStep + warp * kStep;
   const int m = first + warp;
+  let_next_kernel_start();
+  wait_for_kernel_before();
   if (m > 0 && m <= shape.keypoints) {
     const int64_t at = (int64_t{b} * shape.keypoints + m - 1) * 3;
-    move_columns(shape, kp_source + at, kp_driving + at, d, h0, w0 + lane, compressed + b * shape.compressed_batch,
-                 warp % 2 != 0, reinterpret_cast<MotionRow*>(staging + warp * R), to);
+    move_columns(shape, after_the_wait(kp_source + at), after_the_wait(kp_driving + at), d, h0, w0 + lane,
+                 after_the_wait(compressed + b * shape.compressed_batch), warp % 2 != 0,
+                 reinterpret_cast<MotionRow*>(staging + warp * R), to);
   } else if (m == 0) {
-    put_background(shape, background + b * shape.background_batch + voxel * shape.background_pixel, height, width, to);
+    const T* from = background + b * shape.background_batch + voxel * shape.background_pixel;
+    put_background(shape, after_the_wait(from), height, width, to);
   } else if (m * kStep < shape.outputs) {  // channels beyond the last motion
 #pragma unroll 1
     for (int i = 0; i < R * kStep; ++i) {
@@ -69,6 +74,10 @@ __global__ void __launch_bounds__(kPlainThreads)
     return;
   }
   const int voxel = (d * shape.height + h) * shape.width + w, step = shape.channels + 1;
+  let_next_kernel_start();
+  wait_for_kernel_before();
+  compressed = after_the_wait(compressed), background = after_the_wait(background);
+  kp_source = after_the_wait(kp_source), kp_driving = after_the_wait(kp_driving);
   out += b * shape.out_batch + voxel * shape.out_pixel;
   background += b * shape.background_batch + voxel * shape.background_pixel;
   out[0] = static_cast<T>(0.f);
@@ -107,13 +116,11 @@ void launch(const SparseMotionShape& shape, const Tensor& compressed, const Tens
   const auto* still = static_cast<const T*>(background.data_ptr());
   auto* to = static_cast<T*>(out.data_ptr());
   if (tiled) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(&sparse_motion_tiled<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes<T>);
-    STD_TORCH_CHECK(error == cudaSuccess, "sparse_motion: ", cudaGetErrorString(error));
-    sparse_motion_tiled<<<grid, kThreads, kSharedBytes<T>, stream>>>(shape, wide, columns, volume, still, kp_source,
-                                                                     kp_driving, to);
+    launch_early("sparse_motion", &sparse_motion_tiled<T>, grid, kThreads, kSharedBytes<T>, stream, shape, wide,
+                 columns, volume, still, kp_source, kp_driving, to);
   } else {
-    sparse_motion_plain<<<grid, kPlainThreads, 0, stream>>>(shape, volume, still, kp_source, kp_driving, to);
+    launch_early("sparse_motion", &sparse_motion_plain<T>, grid, kPlainThreads, 0, stream, shape, volume, still,
+                 kp_source, kp_driving, to);
   }
 }
 
@@ -125,7 +132,6 @@ void sparse_motion_cuda(const Tensor& compressed, const Tensor& background, cons
     launch<decltype(element)>(shape, compressed, background, static_cast<const float*>(kp_source.data_ptr()),
                               static_cast<const float*>(kp_driving.data_ptr()), out, current_stream(out));
   });
-  check_launch("sparse_motion");
 }
 
 using torch::headeronly::Half;
