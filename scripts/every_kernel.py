@@ -185,7 +185,7 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "spade_conv 256x128, classes": lambda: spade((1, 24, 24, 64), 64, 32, classes=True),
     "spade_conv 128x256, classes, gamma alone": lambda: spade((1, 24, 24, 64), 256, 16, beta=False, classes=True),
     "spade_conv Winograd": lambda: spade((1, 32, 32, 128), 64, 16, winograd=True),
-    "spade_conv Winograd, gamma alone": lambda: spade((1, 18, 18, 64), 128, 18, beta=False, parts=2, winograd=True),
+    "spade_conv Winograd, statistics in parts": lambda: spade((1, 18, 18, 64), 64, 18, parts=2, winograd=True),
     "conv_spade Winograd": lambda: conv_and_spade((1, 64, 64, 64), 512, 64, kept=False),
     "conv_spade Winograd, two images, y kept": lambda: conv_and_spade((2, 32, 64, 192), 512, 64, kept=True),
     "conv_spade Winograd in two kernels": lambda: conv_and_spade((2, 9, 13, 64), 192, 64, kept=True),

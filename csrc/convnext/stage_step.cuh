@@ -25,7 +25,8 @@ struct StageStep {
     return channels <= MostChannels && Product::kDepth % channels == 0 && 4 * channels <= splits * Product::kDepth;
   }
 
-  // a[vector of 8 k][pixel], zeros where there is no pixel or tap; by all threads. while_loading(): called by all, once.
+  // a[vector of 8 k][pixel], zeros where there is no pixel or tap; by all threads. while_loading(): called by all,
+  // once.
   template <class While>
   __device__ static void normalize(const ConvNextStage& p, const Project& work, int thread, uint4* a,
                                    While&& while_loading) {

@@ -29,9 +29,7 @@ void launch(const Activation& actv, const Tensor& weight, ConvShape shape, const
   // Its larger boxes come later: worth it where a block has several tiles.
   const bool rows = shape.grid == Grid::kSame && shape.height % 2 == 0 && shape.width % 64 == 0 &&
                     int64_t{shape.batch} * shape.height * shape.width / 128 * shape.outputs / 256 > multiprocessors();
-  if (is_winograd(weight)) {
-    launch_spade_conv_winograd(Epilogue{}, actv, weight, shape, params, stream);
-  } else if (shape.outputs % 256 == 0 && rows) {
+  if (shape.outputs % 256 == 0 && rows) {
     launch_conv<WideHalo, Epilogue>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);
   } else if (shape.outputs % 256 == 0) {
     launch_conv<Wide, Epilogue>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);
@@ -49,11 +47,14 @@ void spade_conv_cuda(const Tensor& actv_tensor, const Tensor& weight, const Tens
   STD_TORCH_CHECK(x.channels == out.channels && out.channels % 32 == 0,
                   "spade_conv: out must have the channels of x, a multiple of 32; got ", shape_string(out_tensor),
                   " and ", shape_string(x_tensor));
-  STD_TORCH_CHECK(shape.outputs == 2 * x.channels || shape.outputs == x.channels, "spade_conv: weight must have ",
-                  x.channels, " or twice as many outputs, got ", shape_string(weight));
+  const bool gamma_alone = shape.outputs == x.channels, winograd = is_winograd(weight);
+  STD_TORCH_CHECK(shape.outputs == 2 * x.channels || (gamma_alone && !winograd), "spade_conv: weight must have ",
+                  2 * x.channels, " outputs or, of taps, ", x.channels, "; got ", shape_string(weight));
   const torch::stable::accelerator::DeviceGuard guard(actv_tensor.get_device_index());
   const cudaStream_t stream = current_stream(actv_tensor);
-  if (shape.outputs == x.channels) {
+  if (winograd) {
+    launch_spade_conv_winograd(actv, weight, shape, params, stream);
+  } else if (gamma_alone) {
     launch<GammaEpilogue>(actv, weight, shape, params, stream);
   } else {
     launch<GammaBeta>(actv, weight, shape, params, stream);

@@ -171,9 +171,7 @@ struct GammaAlone {
 using GammaEpilogue = PixelEpilogue<GammaAlone, 8>;
 
 // spade_conv_winograd.cu
-void launch_spade_conv_winograd(GammaBeta, const Activation& actv, const Tensor& weight, ConvShape shape,
-                                const SpadeParams& params, cudaStream_t stream);
-void launch_spade_conv_winograd(GammaEpilogue, const Activation& actv, const Tensor& weight, ConvShape shape,
+void launch_spade_conv_winograd(const Activation& actv, const Tensor& weight, ConvShape shape,
                                 const SpadeParams& params, cudaStream_t stream);
 
 void spade_conv_cuda(const Tensor& actv, const Tensor& weight, const Tensor& bias, const Tensor& x, const Tensor& stats,

@@ -10,34 +10,18 @@ namespace {
 
 using Loop = WinogradLoop</*BlockN=*/128, /*Stages=*/6>;
 
-template <class Epilogue>
-void launch(const Activation& actv, const Tensor& weight, ConvShape shape, const SpadeParams& params,
-            cudaStream_t stream) {
+const RegisterKernel registered(conv_entry<Loop, GammaBeta>("spade_conv<256x128, winograd>"));
+
+}  // namespace
+
+void launch_spade_conv_winograd(const Activation& actv, const Tensor& weight, ConvShape shape,
+                                const SpadeParams& params, cudaStream_t stream) {
   STD_TORCH_CHECK(
       !is_together(weight) && shape.outputs % Loop::Config::BlockN == 0 && shape.channels % kBoxChannels == 0,
       "spade_conv: products that rows share are made, kind by kind, for a multiple of ", Loop::Config::BlockN,
       " outputs and of ", kBoxChannels, " channels, got weight ", shape_string(weight));
   shape.permuted = true;
-  launch_conv<Loop, Epilogue>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);
+  launch_conv<Loop, GammaBeta>(actv.data, actv.pixel_stride, weight.data_ptr(), shape, params, stream);
 }
 
-}  // namespace
-
-void launch_spade_conv_winograd(GammaBeta, const Activation& actv, const Tensor& weight, ConvShape shape,
-                                const SpadeParams& params, cudaStream_t stream) {
-  launch<GammaBeta>(actv, weight, shape, params, stream);
-}
-
-void launch_spade_conv_winograd(GammaEpilogue, const Activation& actv, const Tensor& weight, ConvShape shape,
-                                const SpadeParams& params, cudaStream_t stream) {
-  launch<GammaEpilogue>(actv, weight, shape, params, stream);
-}
-
-namespace {
-
-const RegisterKernel kernels[] = {
-    RegisterKernel(conv_entry<Loop, GammaBeta>("spade_conv<256x128, winograd>")),
-    RegisterKernel(conv_entry<Loop, GammaEpilogue>("spade_conv<256x128, winograd, gamma alone>"))};
-
-}  // namespace
 }  // namespace lpkernels

@@ -74,5 +74,8 @@ def _signature(op: str, dtype: torch.dtype, channels: int, outputs: int, depth: 
         return (y, x, actv, *own, *conv(hidden, 2 * outputs, together=False))
     if op == "conv_spade":
         return (x, *own, actv, *conv(hidden, 2 * outputs, together=False), y)
-    normalised = (y, ((1, outputs, 2), torch.float32)) if op == "spade_conv" else ()
-    return (x, *own, *normalised, y)
+    if op == "spade_conv":
+        channels = outputs // 2  # gamma's and beta's rows
+        y = ((*pixels, channels), dtype)
+        return (x, *own, y, ((1, channels, 2), torch.float32), y)
+    return (x, *own, y)

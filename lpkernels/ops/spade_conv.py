@@ -89,8 +89,11 @@ def _hopper_refuses(signature: Signature) -> str | None:
         return (
             f"made for float16, K in multiples of 64 and channels in multiples of 32; got {dtype}, {inputs}, {channels}"
         )
-    if _winograd.is_tiles(weight) and weight[0] % 128:
-        return f"takes a weight of pack_winograd_weight with rows in multiples of 128, got {weight[0]}"
+    if _winograd.is_tiles(weight) and (weight[0] % 128 or weight[0] == channels):
+        return (
+            f"takes a weight of pack_winograd_weight of gamma and beta, rows in multiples of 128; got {weight[0]} rows "
+            f"for {channels} channels"
+        )
     return None
 
 
@@ -129,8 +132,8 @@ def spade_conv(
             float32; or the classes (B, 3h, 3w, K) of activations H, W = 4h, 4w (``upsample_conv``).
         weight: (2C, 3, 3, K) of ``pack_spade_weight``, or (C, 3, 3, K) of ``pack_gamma_weight``, then beta is zero;
             the dtype of ``x``. For classes 16 times as many rows: ``pack_class_weight`` of it. Or (2C or C, T, 64),
-            ``pack_winograd_weight`` of it, kind by kind: sums of two neighbouring rows of ``actv`` must then stay
-            finite in float16.
+            ``pack_winograd_weight`` of it, kind by kind (of C rows only the reference takes it): sums of two
+            neighbouring rows of ``actv`` must then stay finite in float16.
         bias: (2C,) or (C,), float32, from the same function.
         x: (B, H, W, C), or (B, H/2, W/2, C), which is then read as enlarged (nearest); channels-last, the dtype of
             ``actv``.

@@ -106,7 +106,8 @@ def test_backends_say_what_they_refuse(name: str, arrangement: int) -> None:
         ("conv_act", (1, 1, 4, 4, 144), (144, 81, 4, 16), "kind by kind for 144 of both in a volume; .*144, together"),
         ("conv_act", (1, 4, 4, 144), (144, 28, 64), "144 of both in a volume; got .*144, 144, kind by kind"),
         ("conv_pool", (1, 1, 4, 4, 112), (96, 63, 4, 16), "112 channels or a multiple of 64 and 64 outputs; .*112, 96"),
-        ("spade_conv", (1, 4, 4, 64), (64, 12, 64), "rows in multiples of 128, got 64"),
+        ("spade_conv", (1, 4, 4, 64), (64, 12, 64), "gamma and beta, rows in multiples of 128; got 64 rows for 64"),
+        ("spade_conv", (1, 4, 4, 64), (128, 12, 64), "gamma and beta, .*; got 128 rows for 128"),
     ],
 )
 def test_hopper_kernels_say_what_they_refuse(

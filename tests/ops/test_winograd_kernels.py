@@ -187,8 +187,8 @@ NORMS = [
     *PUBLISHED,
     Norm(2, 6, 36, 64, 64, half=True),
     Norm(1, 5, 33, 192, 128),
-    Norm(2, 66, 70, 128, 128, half=True, beta=False),
-    Norm(1, 3, 65, 64, 384, beta=False),
+    Norm(2, 66, 70, 128, 64, half=True),
+    Norm(1, 3, 65, 64, 192),
     Norm(3, 1, 1, 64, 64),
 ]
 
