@@ -149,6 +149,12 @@ def warp() -> Tensor:
     return ops.flow_warp(logits, keypoints(), keypoints(), volume)[0]
 
 
+def driven() -> Tensor:
+    """keypoint_transform of heads."""
+    heads, source = floats(2, 3 * 66 + 6 * 21 + 4), floats(2, 3 * 21 + 13)
+    return ops.keypoint_transform(heads, keypoints(2), keypoints(2), source, relative=False)[0]
+
+
 def stitching() -> Tensor:
     sizes = (126, 128, 128, 64, 65)
     layers = [(floats(b, a), floats(b)) for a, b in itertools.pairwise(sizes)]
@@ -213,6 +219,7 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "patch_norm of floats in planes": lambda: stem(planes=True),
     "sparse_motion": motion,
     "flow_warp": warp,
+    "keypoint_transform": driven,
     "stitch_mlp": stitching,
     "a stage of one kernel, 96 channels": lambda: stage((17, 16), 96),
     "a stage of one kernel, 192 channels": lambda: stage((9, 12), 192),

@@ -184,7 +184,7 @@ def modulated(*inputs: Tensor) -> tuple[Tensor]:
 
 
 NORMS = [
-    *PUBLISHED,
+    *[case for case in PUBLISHED if case.beta],
     Norm(2, 6, 36, 64, 64, half=True),
     Norm(1, 5, 33, 192, 128),
     Norm(2, 66, 70, 128, 64, half=True),
@@ -205,7 +205,7 @@ def test_spade_conv(case: Norm, heavy: bool) -> None:
     assert_within_pytorchs_own_error("spade_conv", modulated, modulated_ref, spade_call(case, heavy))
 
 
-@pytest.mark.parametrize(("norm", "parts"), [(0, 32), (1, 16), (2, 2), (3, 4), (8, 2)])
+@pytest.mark.parametrize(("norm", "parts"), [(0, 32), (1, 16), (2, 4), (3, 2), (6, 2)])
 def test_spade_conv_with_statistics_in_parts(norm: int, parts: int) -> None:
     inputs = spade_call(NORMS[norm])
     inputs[4] = ref.channel_parts(inputs[3].float(), parts)
