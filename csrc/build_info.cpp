@@ -42,12 +42,12 @@ std::vector<py::dict> kernel_attributes(uintptr_t count_address, uintptr_t attri
   std::vector<py::dict> rows;
   for (int i = 0; i < count(); ++i) {
     lpkernels::KernelAttributes attributes{};
-    if (const int error = attributes_of(i, &attributes)) {
-      throw std::runtime_error("kernel_attributes: CUDA error " + std::to_string(error) + " at kernel " +
-                               std::to_string(i));
+    if (attributes_of(i, &attributes) != 0) {
+      throw std::runtime_error("kernel_attributes: there is no kernel " + std::to_string(i));
     }
     py::dict row;
     row["name"] = attributes.name;
+    row["error"] = attributes.error == nullptr ? py::object(py::none()) : py::str(attributes.error);
     row["threads"] = attributes.threads;
     row["registers"] = attributes.registers;
     row["static_shared_bytes"] = attributes.static_shared_bytes;

@@ -52,7 +52,8 @@ def build_info() -> dict[str, str]:
 def kernel_attributes() -> list[dict[str, Any]]:
     """Name, threads, registers, shared and local bytes, and blocks per multiprocessor of every CUDA kernel.
 
-    Measured by the driver on the current device; empty where no op library or no CUDA build is loaded.
+    As the driver has it for the current device; ``error`` says why that cannot run a kernel, all else is zero then.
+    Empty where no op library or no CUDA build is loaded.
     """
     path = status().path
     if path is None or not build_info().get("cuda"):

@@ -61,7 +61,15 @@ bool holds_all(Kernel* kernel, int threads, int shared_bytes, int cluster, int64
   return known && cooperative == 1 && blocks <= int64_t{clusters} * cluster;
 }
 
-// Launches `kernel` so that it may start early where GPUs can do that.
+// Whether the current GPU lets kernels start early.
+inline bool starts_early() {
+  int device = 0, major = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  return major >= 9;
+}
+
+// Launches `kernel` so that it may start early, on any GPU.
 template <class... Parameters>
 void launch_early(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                   cudaStream_t stream, std::type_identity_t<Parameters>... parameters) {
@@ -71,9 +79,6 @@ void launch_early(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   }
   STD_TORCH_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
-  int device = 0, major = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -83,7 +88,7 @@ void launch_early(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = major >= 9 ? 1 : 0;
+  config.numAttrs = starts_early() ? 1 : 0;
   error = cudaLaunchKernelEx(&config, kernel, parameters...);
   STD_TORCH_CHECK(error == cudaSuccess, op, ": launch failed: ", cudaGetErrorString(error));
 }

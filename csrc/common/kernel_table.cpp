@@ -11,6 +11,36 @@ std::vector<KernelEntry>& kernel_table() {
   return table;
 }
 
+#ifdef USE_CUDA
+namespace {
+
+// What the driver makes of a kernel, which a GPU that it is not made for cannot say.
+cudaError_t examine(const KernelEntry& entry, KernelAttributes* out) {
+  cudaFuncAttributes attributes{};
+  cudaError_t error = cudaFuncGetAttributes(&attributes, entry.function);
+  if (error == cudaSuccess) {
+    error = cudaFuncSetAttribute(entry.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(entry.dynamic_shared_bytes));
+  }
+  int blocks = 0;
+  if (error == cudaSuccess) {
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, entry.function, entry.threads,
+                                                          entry.dynamic_shared_bytes);
+  }
+  if (error == cudaSuccess) {
+    out->threads = entry.threads;
+    out->registers = attributes.numRegs;
+    out->static_shared_bytes = attributes.sharedSizeBytes;
+    out->dynamic_shared_bytes = entry.dynamic_shared_bytes;
+    out->local_bytes = attributes.localSizeBytes;
+    out->blocks_per_multiprocessor = blocks;
+  }
+  return error;
+}
+
+}  // namespace
+#endif
+
 }  // namespace lpkernels
 
 int lpkernels_kernel_count() {
@@ -22,32 +52,13 @@ int lpkernels_kernel_attributes(int index, lpkernels::KernelAttributes* out) {
   if (index < 0 || index >= static_cast<int>(table.size()) || out == nullptr) {
     return 1;
   }
+  *out = {};
+  out->name = table[index].name;
 #ifdef USE_CUDA
-  const auto& entry = table[index];
-  cudaFuncAttributes attributes{};
-  if (const cudaError_t error = cudaFuncGetAttributes(&attributes, entry.function); error != cudaSuccess) {
-    return static_cast<int>(error);
+  if (const cudaError_t error = lpkernels::examine(table[index], out); error != cudaSuccess) {
+    out->error = cudaGetErrorString(error);
+    cudaGetLastError();  // the next launch is not to blame
   }
-  if (const cudaError_t error = cudaFuncSetAttribute(entry.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                     static_cast<int>(entry.dynamic_shared_bytes));
-      error != cudaSuccess) {
-    return static_cast<int>(error);
-  }
-  int blocks = 0;
-  if (const cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, entry.function, entry.threads,
-                                                                              entry.dynamic_shared_bytes);
-      error != cudaSuccess) {
-    return static_cast<int>(error);
-  }
-  *out = {entry.name,
-          entry.threads,
-          attributes.numRegs,
-          attributes.sharedSizeBytes,
-          entry.dynamic_shared_bytes,
-          attributes.localSizeBytes,
-          blocks};
-  return 0;
-#else
-  return 1;
 #endif
+  return 0;
 }

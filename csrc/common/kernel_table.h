@@ -22,6 +22,7 @@ struct KernelEntry {
 
 struct KernelAttributes {
   const char* name;
+  const char* error;  // why the current device cannot run it, or null; all below is zero then
   int threads;
   int registers;
   size_t static_shared_bytes;
@@ -38,6 +39,6 @@ struct RegisterKernel {
 
 }  // namespace lpkernels
 
-// Number of kernels; and attributes of kernel `index` on the current device: 0, or a CUDA error code.
+// Number of kernels; and attributes of kernel `index` on the current device: 0, or 1 if there is no such kernel.
 LPKERNELS_EXPORT int lpkernels_kernel_count();
 LPKERNELS_EXPORT int lpkernels_kernel_attributes(int index, lpkernels::KernelAttributes* out);

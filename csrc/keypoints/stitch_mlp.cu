@@ -82,7 +82,7 @@ __device__ void copy_weights(const StitchMlp& p, float4* to) {
   __syncthreads();
 }
 
-// fits: shared memory holds the weights.
+// fits: shared memory holds the weights, which are to come while the kernel ahead runs.
 __global__ void __launch_bounds__(kThreads) stitch_mlp_kernel(const __grid_constant__ StitchMlp p, bool fits) {
   extern __shared__ float4 weights[];
   __shared__ float4 partial[kThreads];
@@ -151,7 +151,7 @@ Tensor stitch_mlp_cuda(const Tensor& x_s, const Tensor& x_d, const Tensor& weigh
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   const size_t bytes = p.weight_count * sizeof(float);
-  const bool fits = bytes + kOwnBytes <= static_cast<size_t>(most);
+  const bool fits = starts_early() && bytes + kOwnBytes <= static_cast<size_t>(most);
   launch_early("stitch_mlp", &stitch_mlp_kernel, p.batch, kThreads, fits ? bytes : 0, current_stream(x_d), p, fits);
   return x_new;
 }

@@ -73,14 +73,26 @@ def _gpu_lines(facts: dict[str, Any]) -> Iterator[str]:
 def _library_lines(library: dict[str, Any]) -> Iterator[str]:
     build = {name: value or "none" for name, value in library["build"].items()}
     yield from _rows("op library", {"loaded": library["path"] or f"no: {library['error']}", **build})
-    if library["kernels"]:
-        yield f"  {'kernel':<28}{'threads':>9}{'registers':>11}{'shared B':>10}{'spilled B':>11}{'blocks/SM':>11}"
-        for kernel in library["kernels"]:
+    yield from _kernel_lines(library["kernels"])
+
+
+def _kernel_lines(kernels: list[dict[str, Any]]) -> Iterator[str]:
+    """A table of the kernels that run here, and the names of the others by the reason."""
+    run = [kernel for kernel in kernels if kernel["error"] is None]
+    if run:
+        width = max(len(kernel["name"]) for kernel in run) + 2
+        heading = f"{'threads':>9}{'registers':>11}{'shared B':>10}{'spilled B':>11}{'blocks/SM':>11}"
+        yield f"  {'kernel':<{width}}{heading}"
+        for kernel in run:
             shared = kernel["static_shared_bytes"] + kernel["dynamic_shared_bytes"]
             yield (
-                f"  {kernel['name']:<28}{kernel['threads']:>9}{kernel['registers']:>11}{shared:>10}"
+                f"  {kernel['name']:<{width}}{kernel['threads']:>9}{kernel['registers']:>11}{shared:>10}"
                 f"{kernel['local_bytes']:>11}{kernel['blocks_per_multiprocessor']:>11}"
             )
+    for error in dict.fromkeys(kernel["error"] for kernel in kernels if kernel["error"] is not None):
+        names = "; ".join(kernel["name"] for kernel in kernels if kernel["error"] == error)
+        yield from _wrapped(f"not here ({error}): {names}")
+    if kernels:
         yield ""
 
 
@@ -93,12 +105,11 @@ def _op_lines(ops: dict[str, dict[str, dict[str, Any]]]) -> Iterator[str]:
             alike.setdefault((choice["backend"], tuple(choice["passed"].items())), []).append(name)
         yield f"ops on {device}"
         for (backend, passed), names in sorted(alike.items(), key=lambda item: (item[0][0] or "", item[1])):
-            yield from textwrap.wrap(
-                f"{backend or 'cannot run':<7} {', '.join(names)}",
-                WIDTH,
-                initial_indent="  ",
-                subsequent_indent=" " * 10,
-            )
+            yield from _wrapped(f"{backend or 'cannot run':<7} {', '.join(names)}")
             for other, reason in passed:
                 yield f"{'':<10}not {other}: {reason}"
         yield ""
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent=" " * 10)

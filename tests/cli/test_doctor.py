@@ -144,11 +144,23 @@ def test_without_torch_the_rest_is_still_reported(monkeypatch, capsys):
 
 
 def test_kernels_are_listed(gpu_facts):
-    kernel = {"name": "flow_warp<half>", "threads": 256, "registers": 40, "static_shared_bytes": 768}
+    kernel = {"name": "flow_warp<half>", "error": None, "threads": 256, "registers": 40, "static_shared_bytes": 768}
     kernel |= {"dynamic_shared_bytes": 256, "local_bytes": 0, "blocks_per_multiprocessor": 6}
     gpu_facts["library"]["kernels"] = [kernel]
     (line,) = [line for line in doctor.report(gpu_facts | {"advice": []}) if "flow_warp<half>" in line]
     assert line.split() == ["flow_warp<half>", "256", "40", "1024", "0", "6"]
+
+
+def test_kernels_that_cannot_run_here_are_listed_by_the_reason(gpu_facts):
+    names = [f"conv_act<{index}x128, halo>" for index in range(12)]
+    kernels = [{"name": name, "error": "invalid device function", "threads": 0} for name in names]
+    gpu_facts["library"]["kernels"] = [*kernels, {"name": "stitch_mlp", "error": "no GPU"}]
+    lines = list(doctor.report(gpu_facts | {"advice": []}))
+    assert sum("invalid device function" in line for line in lines) == 1
+    assert any(line == "  not here (no GPU): stitch_mlp" for line in lines)
+    text = " ".join(line.strip() for line in lines)
+    assert all(name in text for name in names)
+    assert not any("blocks/SM" in line for line in lines)
 
 
 @pytest.mark.parametrize(
