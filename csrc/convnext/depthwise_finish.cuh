@@ -36,29 +36,36 @@ struct DepthwisePlace {
   }
 };
 
-// Layer norm, bias, GELU, h, and the tile's sums of squares in a fixed order. targets: of the tile's pixels in the
-// image, negative outside; columns: of the block's that exist; calls store_h(target, column, four rounded values) and
-// store_squares(column, sums of four).
-template <class Product, class Gelu, class StoreH, class StoreSquares>
-__device__ void finish(int columns, const float* staged, const float2* norms, const int* targets,
-                       const float* weight_totals, const float* bias, int thread, float4* partial, Gelu&& gelu,
-                       StoreH&& store_h, StoreSquares&& store_squares) {
+// What a block has in shared memory when its product is done.
+struct StagedSums {
+  const float* sums;                  // as the product stages them
+  const float2* norms;                // of each pixel
+  const int* targets;                 // of each pixel in the image, negative outside
+  const float *weight_totals, *bias;  // of each column
+  float4* partial;                    // room for sums of squares
+};
+
+// Layer norm, bias, GELU, h, and the tile's sums of squares in a fixed order. columns: of the block's that exist; calls
+// store_h(target, column, four rounded values) and store_squares(column, sums of four).
+template <class Product, class StoreH, class StoreSquares>
+__device__ void finish(const StagedSums& staged, int columns, int thread, StoreH&& store_h,
+                       StoreSquares&& store_squares) {
   constexpr int kQuads = Product::kQuads, kSlices = Product::kSlices;
   constexpr int kSlicesOfWarp = 32 % kQuads == 0 ? 32 / kQuads : 1;
   const int slice = thread / kQuads, column = thread % kQuads * 4;
   float4 squares = make_float4(0.f, 0.f, 0.f, 0.f);
   if (slice < kSlices) {
     if (column < columns) {
-      const float4 own_bias = *reinterpret_cast<const float4*>(bias + column);
-      const float4 totals = *reinterpret_cast<const float4*>(weight_totals + column);
+      const float4 own_bias = *reinterpret_cast<const float4*>(staged.bias + column);
+      const float4 totals = *reinterpret_cast<const float4*>(staged.weight_totals + column);
 #pragma unroll 2  // more would be fetched for a single use
       for (int i = 0; i < Product::kRows / kSlices; ++i) {
-        const int pixel = slice + i * kSlices, target = targets[pixel];
+        const int pixel = slice + i * kSlices, target = staged.targets[pixel];
         if (target < 0) {
           continue;
         }
-        const float2 norm = norms[pixel];
-        const float4 sum = Product::staged_sum(staged, pixel, column);
+        const float2 norm = staged.norms[pixel];
+        const float4 sum = Product::staged_sum(staged.sums, pixel, column);
         const auto value = [&](float sum, float total, float bias) {
           return gelu(fmaf(fmaf(-norm.x, total, sum), norm.y, bias));
         };
@@ -78,14 +85,14 @@ __device__ void finish(int columns, const float* staged, const float2* norms, co
       squares = squares + shuffled(squares, lanes);
     }
     if (slice % kSlicesOfWarp == 0) {
-      partial[slice / kSlicesOfWarp * kQuads + column / 4] = squares;
+      staged.partial[slice / kSlicesOfWarp * kQuads + column / 4] = squares;
     }
   }
   __syncthreads();
   if (slice == 0 && column < columns) {
 #pragma unroll 8
     for (int i = 1; i < kSlices / kSlicesOfWarp; ++i) {
-      squares = squares + partial[i * kQuads + thread];
+      squares = squares + staged.partial[i * kQuads + thread];
     }
     store_squares(column, squares);
   }

@@ -140,10 +140,14 @@ struct DepthwiseWork {
     __syncthreads();
     __half* h = p.h + int64_t{place.image} * p.height * p.width * p.outputs + place.first_n;
     float* squares = p.squares + (int64_t{place.image} * p.tiles + place.tile) * p.outputs + place.first_n;
+    const StagedSums staged{.sums = sums,
+                            .norms = norms,
+                            .targets = reinterpret_cast<const int*>(memory + p.at.targets),
+                            .weight_totals = weight_totals(p),
+                            .bias = reinterpret_cast<const float*>(memory + p.at.bias),
+                            .partial = reinterpret_cast<float4*>(memory + Memory::kSquares)};
     finish<Product>(
-        p.outputs - place.first_n, sums, norms, reinterpret_cast<const int*>(memory + p.at.targets), weight_totals(p),
-        reinterpret_cast<const float*>(memory + p.at.bias), thread,
-        reinterpret_cast<float4*>(memory + Memory::kSquares), [](float v) { return gelu(v); },
+        staged, p.outputs - place.first_n, thread,
         [&](int target, int column, uint2 values) {
           *reinterpret_cast<uint2*>(h + int64_t{target} * p.outputs + column) = values;
         },
