@@ -7,7 +7,7 @@
 
 #include <type_traits>
 
-#include "common/stable.h"
+#include "common/cuda.h"
 
 namespace lpkernels {
 
@@ -74,11 +74,9 @@ template <class... Parameters>
 void launch_early(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                   cudaStream_t stream, std::type_identity_t<Parameters>... parameters) {
   constexpr size_t kUnasked = 48 << 10;
-  cudaError_t error = cudaSuccess;
   if (shared_bytes > kUnasked) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   }
-  STD_TORCH_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -89,13 +87,12 @@ void launch_early(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = starts_early() ? 1 : 0;
-  error = cudaLaunchKernelEx(&config, kernel, parameters...);
-  STD_TORCH_CHECK(error == cudaSuccess, op, ": launch failed: ", cudaGetErrorString(error));
+  cudaLaunchKernelEx(&config, kernel, parameters...);
+  check_launch(op);
 }
 
-// The same, in clusters of `cluster` neighbouring blocks of the grid's x; if
-// Cooperative, with all of its blocks on the GPU at once. Raises on GPUs without clusters: there such a kernel has no
-// body.
+// The same, in clusters of `cluster` neighbouring blocks of the grid's x; if Cooperative, with all of its blocks on the
+// GPU at once. Raises on GPUs without clusters: there such a kernel has no body.
 template <bool Cooperative = false, class... Parameters>
 void launch_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
                      int cluster, cudaStream_t stream, Parameters... parameters) {
@@ -103,9 +100,7 @@ void launch_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, i
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device);
   STD_TORCH_CHECK(clusters == 1, op, ": needs a GPU with thread-block clusters");
-  cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-  STD_TORCH_CHECK(error == cudaSuccess, op, ": ", cudaGetErrorString(error));
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   cudaLaunchAttribute attributes[3];
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
@@ -120,8 +115,8 @@ void launch_clusters(const char* op, void (*kernel)(Parameters...), dim3 grid, i
   attributes[2].id = cudaLaunchAttributeCooperative;
   attributes[2].val.cooperative = 1;
   config.numAttrs = Cooperative ? 3 : 2;
-  error = cudaLaunchKernelEx(&config, kernel, parameters...);
-  STD_TORCH_CHECK(error == cudaSuccess, op, ": launch failed: ", cudaGetErrorString(error));
+  cudaLaunchKernelEx(&config, kernel, parameters...);
+  check_launch(op);
 }
 
 }  // namespace lpkernels
