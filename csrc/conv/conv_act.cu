@@ -140,7 +140,7 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
   if (!stats) {
     shape.split = kernel == Kernel::kSquare ? split_for<Square, Epilogue>(shape) : 1;
     launch(kernel, x, weight, shape, params, stream);
-    return check_launch("conv_act");
+    return;
   }
   const bool in_parts = stats->dim() == 4;
   const int parts = tiles(shape) / shape.batch;
@@ -150,14 +150,13 @@ void conv_act_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& b
     check_floats("conv_act", "stats", *stats, {out.batch, parts, shape.outputs, 2});
     params.partials = static_cast<float2*>(stats->data_ptr());
     launch(kernel, x, weight, shape, params, stream);
-    return check_launch("conv_act");
+    return;
   }
   check_floats("conv_act", "stats", *stats, {out.batch, shape.outputs, 2});
   Tensor partials = torch::stable::new_empty(bias, {tiles(shape), shape.outputs, 2});
   params.partials = static_cast<float2*>(partials.data_ptr());
   launch(kernel, x, weight, shape, params, stream);
   combine_statistics(shape, params.partials, static_cast<float2*>(stats->data_ptr()), stream);
-  check_launch("conv_act");
 }
 
 namespace {

@@ -139,12 +139,6 @@ inline void check_hopper() {
   STD_TORCH_CHECK(major == 9, "needs a Hopper GPU (compute capability 9.0), this is ", major, ".x");
 }
 
-template <class Loop, class Epilogue>
-cudaError_t allow_shared_memory() {
-  return cudaFuncSetAttribute(&conv_kernel<Loop, Epilogue>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              shared_bytes<Loop, Epilogue>());
-}
-
 // Clusters of `size` blocks that run at once.
 template <class Loop, class Epilogue>
 int clusters_at_once(int size) {
@@ -199,8 +193,7 @@ void launch_conv(const void* x, int64_t pixel_stride, const void* weight, ConvSh
   const ConvMaps maps{tensor_map(x, Loop::x_box(pixel_stride, shape)), tensor_map(weight, Loop::weight_box(shape))};
   constexpr int kShared = shared_bytes<Loop, Epilogue>();
   const auto kernel = &conv_kernel<Loop, Epilogue>;
-  cudaError_t error = allow_shared_memory<Loop, Epilogue>();
-  STD_TORCH_CHECK(error == cudaSuccess, "conv: ", cudaGetErrorString(error));
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   const int all = blocks(shape, Config::Outputs);
   cudaLaunchAttribute attributes[2];
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // start while the kernel before drains
@@ -215,8 +208,8 @@ void launch_conv(const void* x, int64_t pixel_stride, const void* weight, ConvSh
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = shape.split > 1 ? 2 : 1;
-  error = cudaLaunchKernelEx(&config, kernel, maps, shape, params);
-  STD_TORCH_CHECK(error == cudaSuccess, "conv: launch failed: ", cudaGetErrorString(error));
+  cudaLaunchKernelEx(&config, kernel, maps, shape, params);
+  check_launch("conv");
 }
 
 // An entry of the kernel table.

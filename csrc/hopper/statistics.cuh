@@ -132,17 +132,8 @@ static __global__ void combine_statistics_kernel(const ConvShape shape, const fl
 }
 
 inline void combine_statistics(const ConvShape& shape, const float2* partials, float2* stats, cudaStream_t stream) {
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(ceil_div(shape.outputs, 32), shape.batch);
-  config.blockDim = dim3(32, 8);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  const cudaError_t error = cudaLaunchKernelEx(&config, combine_statistics_kernel, shape, partials, stats);
-  STD_TORCH_CHECK(error == cudaSuccess, "combine_statistics: launch failed: ", cudaGetErrorString(error));
+  const dim3 grid(ceil_div(shape.outputs, 32), shape.batch);
+  launch_early("combine_statistics", &combine_statistics_kernel, grid, dim3(32, 8), 0, stream, shape, partials, stats);
 }
 
 }  // namespace lpkernels::hopper

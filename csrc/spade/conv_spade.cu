@@ -110,7 +110,6 @@ void launch_conv_spade(const char* op, const ConvSpadeSteps& steps, const Activa
   p.steps.spade_params.parts = tiles(conv) / conv.batch;
   launch_clusters</*Cooperative=*/true>(op, &conv_spade_kernel, dim3(blocks(conv, K::ConvConfig::BlockN)), K::kThreads,
                                         K::kBytes, kSpadeCluster, stream, p);
-  check_launch(op);
 }
 
 void conv_spade_cuda(const Tensor& x_tensor, const Tensor& weight, const Tensor& bias, const Tensor& actv_tensor,

@@ -145,7 +145,6 @@ Tensor mask_conv3d_cuda(const Tensor& x, const Tensor& weight, const Tensor& bia
   launch_clusters("mask_conv3d", &mask_conv3d_kernel, dim3(blocks), Config::Threads, sizeof(RowPairLoop::Storage),
                   Config::kCluster, current_stream(x), maps, shape,
                   Logits{static_cast<const float*>(bias.data_ptr()), static_cast<float*>(logits.data_ptr())});
-  check_launch("mask_conv3d");
   return logits;
 }
 
